@@ -1,0 +1,1 @@
+"""GFlowNet agents in PyTorch: five objectives, five backward approaches, one loop."""

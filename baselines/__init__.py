@@ -1,0 +1,1 @@
+"""Baselines from other libraries on the same environments, compared on the same metrics."""

@@ -1,0 +1,49 @@
+"""GFlowNet problems as Gymnasium environments.
+
+`import gfn_envs` registers the ids and loads neither torch nor rdkit; the names below are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gfn_envs.registry import make, register, registered
+
+if TYPE_CHECKING:
+    from gfn_envs.check import check_dag
+    from gfn_envs.dag import DAG
+    from gfn_envs.exact import Enumeration, enumerate_dag
+    from gfn_envs.hypergrid import Hypergrid
+    from gfn_envs.wrappers import BackwardWalk
+
+__all__ = [
+    "DAG",
+    "BackwardWalk",
+    "Enumeration",
+    "Hypergrid",
+    "check_dag",
+    "enumerate_dag",
+    "make",
+    "register",
+    "registered",
+]
+
+_LAZY = {
+    "BackwardWalk": "gfn_envs.wrappers",
+    "DAG": "gfn_envs.dag",
+    "Enumeration": "gfn_envs.exact",
+    "Hypergrid": "gfn_envs.hypergrid",
+    "check_dag": "gfn_envs.check",
+    "enumerate_dag": "gfn_envs.exact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register("gfn/Hypergrid-v0", "gfn_envs.hypergrid:Hypergrid")
+register("gfn/HypergridHard-v0", "gfn_envs.hypergrid:Hypergrid", reward="hard")

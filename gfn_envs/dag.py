@@ -1,0 +1,128 @@
+"""The contract of a GFlowNet environment: a pointed DAG as pure, batched tensor functions.
+
+Source: Bengio et al. 2023, "GFlowNet Foundations" (arXiv 2111.09266), section 2 (pointed DAG, terminal states, rewards).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class DAG(ABC):
+    """A pointed directed acyclic graph whose terminal states carry a positive reward.
+
+    A batch of states is one int64 tensor `[B, state_dim]`; component `i` of a state lies in `0 .. nvec[i] - 1`. Whether
+    the object is complete ("stopped") is part of the state wherever there is a stop action. Actions are int64 `[B]`.
+
+    The law, which `gfn_envs.check_dag` asserts: for legal actions
+
+        backward_step(*step(s, a)) == (s, a)        and        step(*backward_step(s', b)) == (s', b)
+
+    (the second one up to a renaming of slots, where an environment documents one); the masks are true exactly where this
+    holds; s0 alone has no parent and terminal states alone have no child; no trajectory has more than `max_steps` steps;
+    inputs are never changed; log rewards are finite.
+
+    Every method is batched and free of host synchronisation, so that it also runs on a GPU and on torch's `meta` device. A
+    row whose action is illegal may come out as anything, but must neither raise nor touch other rows: rollouts step finished
+    rows along and discard the result.
+
+    Optional methods, offered by defining them (ask with `dag.offers(name)`):
+
+        log_num_trajectories(states) -> float32 [B]     log n(s), n = number of trajectories from s0 to s
+        log_partition() -> float                        log Z in closed form
+        sample_target(n, generator) -> states [n, d]    exact samples of R/Z
+    """
+
+    nvec: tuple[int, ...]
+    """Number of values of each state component."""
+    num_actions: int
+    """Number of forward actions, the stop action included."""
+    num_backward_actions: int
+    """Number of backward actions."""
+    max_steps: int
+    """No trajectory from s0 to a terminal state has more steps."""
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+
+    @property
+    def state_dim(self) -> int:
+        """Number of components of a state."""
+        return len(self.nvec)
+
+    @abstractmethod
+    def reset(self, n: int) -> Tensor:
+        """Return `n` copies of the initial state s0, int64 `[n, state_dim]`."""
+
+    @abstractmethod
+    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Follow `actions [B]` from `states [B, d]`; return the next states `[B, d]` and the backward actions `[B]` that undo it."""
+
+    @abstractmethod
+    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo one step; return the previous states `[B, d]` and the forward actions `[B]` that redo it."""
+
+    @abstractmethod
+    def action_mask(self, states: Tensor) -> Tensor:
+        """Return bool `[B, num_actions]`, True where the action is legal; all False exactly at terminal states."""
+
+    @abstractmethod
+    def backward_action_mask(self, states: Tensor) -> Tensor:
+        """Return bool `[B, num_backward_actions]`, True where the backward action is legal; all False exactly at s0."""
+
+    @abstractmethod
+    def log_reward(self, states: Tensor) -> Tensor:
+        """Return the natural log of R at terminal `states [B, d]`, float32 `[B]`, finite (any finite value elsewhere)."""
+
+    def is_terminal(self, states: Tensor) -> Tensor:
+        """Return bool `[B]`, True at complete objects; it follows from the mask."""
+        return ~self.action_mask(states).any(-1)
+
+    def offers(self, method: str) -> bool:
+        """Tell whether this DAG has the optional method of that name."""
+        return callable(getattr(self, method, None))
+
+    def describe(self, states: Tensor) -> list[str]:
+        """Return one line of text for each of `states [B, d]`."""
+        return [" ".join(map(str, row)) for row in states.tolist()]
+
+    def draw(self, path: Tensor, axes: Axes) -> None:
+        """Draw the trajectory so far, `path [t + 1, d]` from its first to its current state, on a matplotlib axes.
+
+        The default shows every state of the path as a row of coloured components.
+        """
+        scale = torch.tensor(self.nvec, device="cpu").sub(1).clamp(min=1)
+        axes.imshow(path.cpu() / scale, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xlabel("state component")
+        axes.set_ylabel("step")
+
+
+def log_rewards_or_error(dag: DAG, states: Tensor) -> Tensor:
+    """Return `dag.log_reward(states)` as `[B]` on any device, or raise `ValueError` naming the first state with a bad one.
+
+    Reads the values, hence waits for the device: for tests, checks and single environments, not for a training step.
+    """
+    log_reward = dag.log_reward(states)
+    if log_reward.shape != states.shape[:1]:
+        raise ValueError(
+            f"{type(dag).__name__}.log_reward returned shape {tuple(log_reward.shape)} for {len(states)} states: "
+            f"expected ({len(states)},), one number a state."
+        )
+    bad = ~torch.isfinite(log_reward)
+    if bad.any():
+        i = int(bad.nonzero()[0])
+        value = float(log_reward[i])
+        cause = "the reward is 0" if value == -math.inf else "the reward is infinite" if value == math.inf else "NaN"
+        raise ValueError(
+            f"{type(dag).__name__}.log_reward is {value} ({cause}) at state {states[i].tolist()}: log rewards must be "
+            "finite, so give every terminal state a positive, finite reward (a small floor will do)."
+        )
+    return log_reward

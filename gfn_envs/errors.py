@@ -1,0 +1,29 @@
+"""Checks of arguments, whose messages name the argument, the value and what would do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def closest_first(value: str, known: list[str]) -> list[str]:
+    """Return `known`, the spellings nearest to `value` first."""
+    return sorted(known, key=lambda name: -difflib.SequenceMatcher(None, value.lower(), name.lower()).ratio())
+
+
+def choose(name: str, value: str, known: Mapping[str, T]) -> T:
+    """Return `known[value]`, or raise `ValueError` listing the known names, closest first."""
+    if value in known:
+        return known[value]
+    listed = ", ".join(closest_first(str(value), list(known)))
+    raise ValueError(f"Unknown {name} {value!r}. Known, closest first: {listed}.")
+
+
+def integer_at_least(name: str, value: int, least: int) -> int:
+    """Return `value` if it is an integer of at least `least`, or raise `ValueError`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+    return int(value)

@@ -1,0 +1,139 @@
+"""Hypergrid: walk up the axes of a D-dimensional grid and stop anywhere.
+
+Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.1; reward constants "standard" and "hard": Gritsaev et al. 2025
+(arXiv 2410.15474), section 4.1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gfn_envs.dag import DAG
+from gfn_envs.errors import choose, integer_at_least
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+REWARDS: dict[str, tuple[float, float, float]] = {"standard": (1e-3, 0.5, 2.0), "hard": (1e-4, 1.0, 3.0)}
+"""Named reward constants (R0, R1, R2)."""
+
+
+class Hypergrid(DAG):
+    """A cell of a `dim`-dimensional grid with `side` cells along each axis, reached from the corner 0 by unit steps.
+
+    State: int64 `[B, dim + 1]`: coordinates in `0 .. side - 1`, then the stopped flag (0 or 1).
+    Actions: `0 .. dim - 1` add 1 to that coordinate, while it stays below `side`; `dim` stops.
+    Backward actions: `0 .. dim - 1` subtract 1 from that coordinate, while it is positive; `dim` undoes the stop, the only
+    backward action of a stopped state.
+    Terminal states: stopped; every cell can be terminal.
+    Reward: with `u_d = |s_d / (side - 1) - 1/2|`, `R(s) = R0 + R1 prod_d [0.25 < u_d] + R2 prod_d [0.3 < u_d < 0.4]`;
+    `log_reward` is its natural log.
+    Size: `2 side^dim` states, `side^dim` terminal; longest trajectory `dim (side - 1) + 1`.
+    Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.1.
+
+    Args:
+        dim: number of axes, at least 1.
+        side: number of cells along an axis, at least 2.
+        reward: `"standard"` (R0 = 1e-3, R1 = 0.5, R2 = 2) or `"hard"` (1e-4, 1, 3).
+        R0, R1, R2: constants that replace those of `reward`; R0 > 0, R1 >= 0, R2 >= 0.
+        device: where its tensors live.
+    """
+
+    def __init__(
+        self,
+        dim: int = 4,
+        side: int = 20,
+        reward: str = "standard",
+        R0: float | None = None,  # noqa: N803  (the constants' names in the literature)
+        R1: float | None = None,  # noqa: N803
+        R2: float | None = None,  # noqa: N803
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(device)
+        self.dim = integer_at_least("dim", dim, 1)
+        self.side = integer_at_least("side", side, 2)
+        named = choose("reward", reward, REWARDS)
+        self.R0, self.R1, self.R2 = (
+            default if own is None else own for own, default in zip((R0, R1, R2), named, strict=True)
+        )
+        for name, value, least in (("R0", self.R0, "> 0"), ("R1", self.R1, ">= 0"), ("R2", self.R2, ">= 0")):
+            ok = isinstance(value, int | float) and math.isfinite(value) and (value > 0 if name == "R0" else value >= 0)
+            if not ok:
+                raise ValueError(
+                    f"{name} must be a finite number {least}, got {value!r}: the reward has to be positive everywhere."
+                )
+        self.nvec = (self.side,) * self.dim + (2,)
+        self.num_actions = self.num_backward_actions = self.dim + 1
+        self.max_steps = self.dim * (self.side - 1) + 1
+        self._last = torch.tensor(self.nvec, device=self.device) - 1
+        self._is_stop = torch.arange(self.dim + 1, device=self.device) == self.dim
+        self._one = torch.ones((), dtype=torch.int64, device=self.device)
+        # Integers, not rounded quotients, decide the bounds: u < 2/5 means |2 s - (side - 1)| * 5 < 4 (side - 1).
+        n = self.side - 1
+        twice = (2 * torch.arange(self.side, dtype=torch.int64) - n).abs()
+        self._outer = (2 * twice > n).to(self.device)
+        self._ring = ((5 * twice > 3 * n) & (5 * twice < 4 * n)).to(self.device)
+        # The three values that R takes, as logs computed in double precision.
+        self._log_values = torch.tensor(
+            [[math.log(self.R0 + outer * self.R1 + ring * self.R2) for ring in (0, 1)] for outer in (0, 1)],
+            device=self.device,
+            dtype=torch.float32,
+        )
+
+    def reset(self, n: int) -> Tensor:
+        return torch.zeros(n, self.dim + 1, dtype=torch.int64, device=self.device)
+
+    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        # An action is the index of the component it raises, the stopped flag included, and so is its reverse.
+        return states.scatter_add(1, actions.unsqueeze(1), self._one.expand(len(actions), 1)), actions
+
+    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
+        return states.scatter_add(
+            1, backward_actions.unsqueeze(1), -self._one.expand(len(backward_actions), 1)
+        ), backward_actions
+
+    def action_mask(self, states: Tensor) -> Tensor:
+        return (states < self._last) & (states[:, -1:] == 0)
+
+    def backward_action_mask(self, states: Tensor) -> Tensor:
+        return (states > 0) & (self._is_stop | (states[:, -1:] == 0))
+
+    def log_reward(self, states: Tensor) -> Tensor:
+        cells = states[:, :-1]
+        return self._log_values[self._outer[cells].all(1).long(), self._ring[cells].all(1).long()]
+
+    def log_num_trajectories(self, states: Tensor) -> Tensor:
+        """Return log n(s) `[B]`: the multinomial coefficient of the coordinates, in natural log."""
+        cells = states[:, :-1].double()
+        return (torch.lgamma(cells.sum(1) + 1) - torch.lgamma(cells + 1).sum(1)).float()
+
+    def log_partition(self) -> float:
+        """Return log Z in closed form: both indicator products factorise over the axes."""
+        return math.log(sum(self._summed_terms(self.dim)))
+
+    def _summed_terms(self, axes: int) -> tuple[float, float, float]:
+        """Return the three terms of R, each summed over all values of `axes` coordinates."""
+        outer, ring = int(self._outer.sum()), int(self._ring.sum())
+        return self.R0 * self.side**axes, self.R1 * outer**axes, self.R2 * ring**axes
+
+    def describe(self, states: Tensor) -> list[str]:
+        return [f"({', '.join(map(str, row[:-1]))}){' stopped' if row[-1] else ''}" for row in states.tolist()]
+
+    def draw(self, path: Tensor, axes: Axes) -> None:
+        """Draw the path over the first two axes on the target's heat map: log of R summed over the other axes."""
+        path, outer, ring = path.cpu(), self._outer.cpu().double(), self._ring.cpu().double()
+        xs = path[:, 0]
+        ys = path[:, 1] if self.dim > 1 else torch.zeros_like(xs)
+        column = torch.ones(1, dtype=torch.float64)
+        level, plateau, peak = self._summed_terms(max(self.dim - 2, 0))
+        rows = (outer, ring) if self.dim > 1 else (column, column)
+        heat = level + plateau * rows[0][:, None] * outer + peak * rows[1][:, None] * ring
+        axes.imshow(heat.log(), origin="lower", cmap="viridis", aspect="equal" if self.dim > 1 else "auto")
+        axes.plot(xs, ys, color="white", linewidth=1.5)
+        axes.plot(xs[-1:], ys[-1:], marker="s" if path[-1, -1] else "o", color="red", markersize=6)
+        axes.set_xlabel("axis 0")
+        axes.set_ylabel("axis 1" if self.dim > 1 else "")
