@@ -1,6 +1,6 @@
 """The contract of a GFlowNet environment: a pointed DAG as pure, batched tensor functions.
 
-Source: Bengio et al. 2023, "GFlowNet Foundations" (arXiv 2111.09266), section 2 (pointed DAG, terminal states, rewards).
+Source: Bengio et al. 2023, "GFlowNet Foundations" (arXiv 2111.09266), section 2 (pointed DAG, terminal states, reward).
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ class DAG(ABC):
 
         backward_step(*step(s, a)) == (s, a)        and        step(*backward_step(s', b)) == (s', b)
 
-    (the second one up to a renaming of slots, where an environment documents one); the masks are true exactly where this
-    holds; s0 alone has no parent and terminal states alone have no child; no trajectory has more than `max_steps` steps;
-    inputs are never changed; log rewards are finite.
+    (the second one up to a renaming of slots, where an environment documents one and offers `canonical`); the masks
+    are true exactly where this holds; s0 alone has no parent and terminal states alone have no child; no trajectory has
+    more than `max_steps` steps; log rewards are finite. A result depends on its own row alone, whatever the batch;
+    inputs are never changed, and results lie in memory of their own (only actions may be handed back as they came).
 
-    Every method is batched and free of host synchronisation, so that it also runs on a GPU and on torch's `meta` device. A
-    row whose action is illegal may come out as anything, but must neither raise nor touch other rows: rollouts step finished
-    rows along and discard the result.
+    Every method is batched and free of host synchronisation, so that it also runs on a GPU and on torch's `meta`
+    device. A row whose action is illegal may come out as anything, but must neither raise nor touch other rows:
+    rollouts step finished rows along and discard the result.
 
     Optional methods, offered by defining them (ask with `dag.offers(name)`):
 
         log_num_trajectories(states) -> float32 [B]     log n(s), n = number of trajectories from s0 to s
         log_partition() -> float                        log Z in closed form
         sample_target(n, generator) -> states [n, d]    exact samples of R/Z
+        canonical(states) -> states [B, d]              equal exactly for states that differ by the renaming of slots
     """
 
     nvec: tuple[int, ...]
@@ -64,7 +66,7 @@ class DAG(ABC):
 
     @abstractmethod
     def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Follow `actions [B]` from `states [B, d]`; return the next states `[B, d]` and the backward actions `[B]` that undo it."""
+        """Follow `actions [B]`; return the next states `[B, d]` and the backward actions `[B]` that undo the step."""
 
     @abstractmethod
     def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +82,7 @@ class DAG(ABC):
 
     @abstractmethod
     def log_reward(self, states: Tensor) -> Tensor:
-        """Return the natural log of R at terminal `states [B, d]`, float32 `[B]`, finite (any finite value elsewhere)."""
+        """Return the natural log of R at terminal `states [B, d]`, float32 `[B]` (any finite value elsewhere)."""
 
     def is_terminal(self, states: Tensor) -> Tensor:
         """Return bool `[B]`, True at complete objects; it follows from the mask."""
@@ -100,13 +102,14 @@ class DAG(ABC):
         The default shows every state of the path as a row of coloured components.
         """
         scale = torch.tensor(self.nvec, device="cpu").sub(1).clamp(min=1)
-        axes.imshow(path.cpu() / scale, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        shades = (path.cpu() / scale).numpy()
+        axes.imshow(shades, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         axes.set_xlabel("state component")
         axes.set_ylabel("step")
 
 
 def log_rewards_or_error(dag: DAG, states: Tensor) -> Tensor:
-    """Return `dag.log_reward(states)` as `[B]` on any device, or raise `ValueError` naming the first state with a bad one.
+    """Return `dag.log_reward(states)` as `[B]`, or raise `ValueError` naming the first state with a bad one.
 
     Reads the values, hence waits for the device: for tests, checks and single environments, not for a training step.
     """

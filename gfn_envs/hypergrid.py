@@ -27,8 +27,8 @@ class Hypergrid(DAG):
 
     State: int64 `[B, dim + 1]`: coordinates in `0 .. side - 1`, then the stopped flag (0 or 1).
     Actions: `0 .. dim - 1` add 1 to that coordinate, while it stays below `side`; `dim` stops.
-    Backward actions: `0 .. dim - 1` subtract 1 from that coordinate, while it is positive; `dim` undoes the stop, the only
-    backward action of a stopped state.
+    Backward actions: `0 .. dim - 1` subtract 1 from that coordinate, while it is positive; `dim` undoes the stop, the
+    only backward action of a stopped state.
     Terminal states: stopped; every cell can be terminal.
     Reward: with `u_d = |s_d / (side - 1) - 1/2|`, `R(s) = R0 + R1 prod_d [0.25 < u_d] + R2 prod_d [0.3 < u_d < 0.4]`;
     `log_reward` is its natural log.
@@ -126,13 +126,13 @@ class Hypergrid(DAG):
     def draw(self, path: Tensor, axes: Axes) -> None:
         """Draw the path over the first two axes on the target's heat map: log of R summed over the other axes."""
         path, outer, ring = path.cpu(), self._outer.cpu().double(), self._ring.cpu().double()
-        xs = path[:, 0]
-        ys = path[:, 1] if self.dim > 1 else torch.zeros_like(xs)
+        xs = path[:, 0].numpy()
+        ys = path[:, 1].numpy() if self.dim > 1 else 0 * xs
         column = torch.ones(1, dtype=torch.float64)
         level, plateau, peak = self._summed_terms(max(self.dim - 2, 0))
         rows = (outer, ring) if self.dim > 1 else (column, column)
         heat = level + plateau * rows[0][:, None] * outer + peak * rows[1][:, None] * ring
-        axes.imshow(heat.log(), origin="lower", cmap="viridis", aspect="equal" if self.dim > 1 else "auto")
+        axes.imshow(heat.log().numpy(), origin="lower", cmap="viridis", aspect="equal" if self.dim > 1 else "auto")
         axes.plot(xs, ys, color="white", linewidth=1.5)
         axes.plot(xs[-1:], ys[-1:], marker="s" if path[-1, -1] else "o", color="red", markersize=6)
         axes.set_xlabel("axis 0")

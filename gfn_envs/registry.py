@@ -58,7 +58,7 @@ def make(id: str, device: str | torch.device = "cpu", **kwargs: Any) -> DAG:
 
 
 def build(dag: str, device: str | torch.device = "cpu", **kwargs: Any) -> DAG:
-    """Make an instance of the class named by `"module:Class"`; a wrong keyword is an error that lists the right ones."""
+    """Make an instance of the class named by `"module:Class"`; a wrong keyword is an error listing the right ones."""
     import inspect
 
     cls = load(dag)

@@ -1,0 +1,183 @@
+"""From settings to a trainer; the two tables here are the only place where a name is looked up.
+
+A row says which of the settings it reads, so that one given in vain is an error and not a surprise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+
+from agents import backward as backward_policies
+from agents import losses
+from agents.agent import Agent
+from agents.backward import Backward, BackwardSettings
+from agents.balance import Balance, ConstantFlow, Loss, NetworkFlow
+from agents.buffer import RolloutBuffer
+from agents.config import Config, flatten, preset
+from agents.evaluation import Evaluator
+from agents.mdqn import MunchausenDQN
+from agents.networks import MLP, Network
+from agents.optimizer import Optimizer
+from agents.trainer import Trainer
+from gfn_envs import make
+from gfn_envs.dag import DAG
+from gfn_envs.errors import choose
+
+
+@dataclass(frozen=True)
+class AgentRow:
+    """How to make an agent, and the settings that only some agents read."""
+
+    make: Callable[[Config, DAG, Network, Backward], Agent]
+    reads: frozenset[str] = frozenset()
+    replays: bool = False
+
+
+@dataclass(frozen=True)
+class BackwardRow:
+    """How to make a backward policy, and the settings that only some of them read."""
+
+    make: Callable[[DAG, Network, BackwardSettings], Backward]
+    reads: frozenset[str] = frozenset()
+
+
+def _optimizer(config: Config, network: Network, groups: list) -> Optimizer:
+    return Optimizer(network, groups, config.optim.weight_decay, config.optim.max_grad_norm)
+
+
+def _edge_flow_agent(loss: Loss, per_edge: bool, config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+    groups = [(network.parameters_of("pf", "flow", *pb.learned_by_agent), config.optim.lr)]
+    return Balance(dag, network, pb, NetworkFlow(), loss, per_edge, _optimizer(config, network, groups))
+
+
+def _db(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+    return _edge_flow_agent(losses.detailed_balance, True, config, dag, network, pb)
+
+
+def _subtb(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+    loss = partial(losses.subtrajectory_balance, lamda=config.subtb_lambda)
+    return _edge_flow_agent(loss, False, config, dag, network, pb)
+
+
+def _tb(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+    flow = ConstantFlow(dag.device)
+    groups = [
+        (network.parameters_of("pf", *pb.learned_by_agent), config.optim.lr),
+        (flow.parameters(), config.optim.log_z_lr),
+    ]
+    return Balance(dag, network, pb, flow, losses.trajectory_balance, False, _optimizer(config, network, groups))
+
+
+def _mdqn(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+    heads = ("pf", "flow") if config.dqn.dueling else ("pf",)
+    groups = [(network.parameters_of(*heads, *pb.learned_by_agent), config.optim.lr)]
+    return MunchausenDQN(dag, network, pb, _optimizer(config, network, groups), config.dqn)
+
+
+_DQN = frozenset(name for name in flatten(Config()) if name.startswith("dqn."))
+_LEARNED = frozenset({"pb.zero_init"})
+
+AGENTS: dict[str, AgentRow] = {
+    "db": AgentRow(_db),
+    "tb": AgentRow(_tb, frozenset({"optim.log_z_lr"})),
+    "subtb": AgentRow(_subtb, frozenset({"subtb_lambda"})),
+    "softdqn": AgentRow(_mdqn, _DQN - {"dqn.alpha", "dqn.l0"}, replays=True),
+    "mdqn": AgentRow(_mdqn, _DQN, replays=True),
+}
+BACKWARD: dict[str, BackwardRow] = {
+    "uniform": BackwardRow(backward_policies.uniform),
+    "maxent": BackwardRow(backward_policies.maxent, _LEARNED | {"pb.exact_maxent", "pb.lr"}),
+    "naive": BackwardRow(backward_policies.naive, _LEARNED),
+    "tlm": BackwardRow(backward_policies.tlm, _LEARNED | {"pb.lr", "pb.lr_decay", "pb.target_rate"}),
+    "pessimistic": BackwardRow(backward_policies.pessimistic, _LEARNED | {"pb.lr", "pb.past_batches"}),
+}
+
+
+def check(config: Config) -> None:
+    """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read."""
+    agent, backward = choose("agent", config.agent, AGENTS), choose("backward approach", config.backward, BACKWARD)
+    read = agent.reads | backward.reads
+    owned = frozenset().union(*(row.reads for row in (*AGENTS.values(), *BACKWARD.values())))
+    values, defaults = flatten(config), flatten(preset(config.env, config.agent))
+    for name in sorted(owned - read):
+        if values[name] != defaults[name]:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} {values[name]} has no effect with --agent {config.agent} --backward {config.backward}: leave it out."
+            )
+    for name, (low, high) in _RANGES.items():
+        if not low <= values[name] <= high:
+            raise ValueError(f"--{name.replace('_', '-')} must lie in {low} .. {high}, got {values[name]!r}.")
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "trajectories": (1, 10**12),
+    "batch_size": (1, 10**7),
+    "seed": (0, 2**62),
+    "threads": (1, 1024),
+    "eval_every": (1, 10**9),
+    "window": (1, 10**9),
+    "max_exact_edges": (0, 10**9),
+    "epsilon": (0, 1),
+    "epsilon_end": (0, 1),
+    "epsilon_trajectories": (0, 10**12),
+    "learning_starts": (0, 10**9),
+    "subtb_lambda": (1e-6, 1e6),
+    "optim.lr": (0, 1e3),
+    "optim.log_z_lr": (0, 1e3),
+    "optim.weight_decay": (0, 1e3),
+    "optim.max_grad_norm": (0, 1e12),
+    "pb.lr": (0, 1e3),
+    "pb.lr_decay": (0, 1),
+    "pb.target_rate": (0, 1),
+    "pb.past_batches": (1, 10**6),
+    "dqn.alpha": (0, 0.999),
+    "dqn.l0": (-1e30, 0),
+    "dqn.replay_capacity": (1, 2**24 - 1),
+    "dqn.replay_batch": (1, 10**7),
+    "dqn.priority_alpha": (0, 10),
+    "dqn.priority_beta": (0, 10),
+    "dqn.target_rate": (0, 1),
+    "dqn.target_every": (1, 10**9),
+    "dqn.leaf_weight": (0, 1e6),
+    "net.width": (1, 10**6),
+    "net.layers": (1, 1000),
+}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of `--device`; `ValueError` for what is unknown or not there."""
+    cuda = torch.cuda.is_available()
+    devices = {"auto": "cuda" if cuda else "cpu", "cpu": "cpu", "cuda": "cuda"}
+    device = choose("device", name, devices)
+    if device == "cuda" and not cuda:
+        raise ValueError(
+            "--device cuda: torch finds no CUDA device; use --device cpu or install a CUDA build of torch."
+        )
+    return torch.device(device)
+
+
+def build_trainer(config: Config, dag: DAG) -> Trainer:
+    """Make everything that a run needs, seeded, on the DAG's device."""
+    check(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        # Drawn on the CPU, so that a seed means the same weights on every device.
+        network: Network = MLP(dag, config.net.width, config.net.layers, config.net.shared_torso, config.pb.zero_init)
+    backward = BACKWARD[config.backward].make(dag, network, config.pb)
+    row = AGENTS[config.agent]
+    agent = row.make(config, dag, network, backward)
+    past = config.pb.past_batches if "pb.past_batches" in BACKWARD[config.backward].reads else 1
+    buffer = RolloutBuffer(dag, past, config.dqn.replay_capacity if row.replays else 0, seed=config.seed + 1)
+    evaluator = Evaluator(dag, config.max_exact_edges, config.window)
+    return Trainer(config, dag, network, agent, backward, buffer, evaluator)
+
+
+def make_dag(config: Config) -> DAG:
+    """Make the environment's DAG on the run's device."""
+    return make(config.env, device=resolve_device(config.device), **config.parsed_env_kwargs())

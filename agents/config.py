@@ -1,0 +1,151 @@
+"""All settings of a run, with the paper's values for the hypergrid as defaults, and the presets for other cases.
+
+Source: Gritsaev et al. 2025 (arXiv 2410.15474), appendix on experimental details.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.backward import BackwardSettings
+from agents.mdqn import DQNSettings
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Adam for the forward objective."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    log_z_lr: float = 1e-1
+    """Learning rate of the parameter log Z (tb)."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+    max_grad_norm: float = 0.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The policy network."""
+
+    width: int = 256
+    """Units of a hidden layer."""
+    layers: int = 2
+    """Hidden layers."""
+    shared_torso: bool = True
+    """One torso for P_F, P_B and the flow; otherwise each has its own."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    agent: str = "mdqn"
+    """Forward objective: db, tb, subtb, softdqn or mdqn."""
+    backward: str = "tlm"
+    """Backward policy: uniform, maxent, naive, tlm or pessimistic."""
+    env: str = "gfn/Hypergrid-v0"
+    """Id of the environment."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
+    trajectories: int = 1_000_000
+    """Trajectories to train on."""
+    batch_size: int = 16
+    """Trajectories an iteration."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "auto"
+    """Where to compute: auto (cuda if there is one), cpu or cuda."""
+    threads: int = 1
+    """CPU threads of torch; one is fastest for small networks unless the machine is otherwise idle."""
+    eval_every: int = 500
+    """Iterations between two evaluations; a checkpoint follows each."""
+    window: int = 200_000
+    """Number of latest samples in the empirical distribution."""
+    max_exact_edges: int = 2_000_000
+    """Evaluate exactly, by enumeration, where the graph has at most this many edges; 0 never does."""
+    epsilon: float = 0.0
+    """Probability of a uniformly random action while sampling, at the start."""
+    epsilon_end: float = 0.0
+    """The same at the end of its schedule."""
+    epsilon_trajectories: int = 0
+    """Trajectories over which epsilon falls linearly to epsilon_end; 0 keeps it at epsilon."""
+    learning_starts: int = 0
+    """Iterations that only collect, before the first update."""
+    subtb_lambda: float = 0.9
+    """Weight ratio of sub-trajectories whose lengths differ by one (subtb)."""
+    optim: OptimizerSettings = field(default_factory=OptimizerSettings)
+    pb: BackwardSettings = field(default_factory=BackwardSettings)
+    dqn: DQNSettings = field(default_factory=DQNSettings)
+    net: NetworkSettings = field(default_factory=NetworkSettings)
+
+    def parsed_env_kwargs(self) -> dict[str, Any]:
+        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
+        try:
+            kwargs = json.loads(self.env_kwargs)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--env-kwargs is not JSON ({error}): {self.env_kwargs!r}") from None
+        if not isinstance(kwargs, dict):
+            raise ValueError(f"--env-kwargs must be a JSON object like '{{\"dim\": 2}}', got {self.env_kwargs!r}")
+        return kwargs
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Return the settings of a dictionary such as `config.json` holds; `ValueError` for what is unknown."""
+        return _from_dict(cls, values)
+
+
+_SECTIONS = {"optim": OptimizerSettings, "pb": BackwardSettings, "dqn": DQNSettings, "net": NetworkSettings}
+
+
+def _from_dict(cls: type, values: dict[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := set(values) - known:
+        raise ValueError(f"unknown settings in {cls.__name__}: {', '.join(sorted(unknown))}")
+    return cls(**{k: _from_dict(_SECTIONS[k], v) if k in _SECTIONS else v for k, v in values.items()})
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every setting by its dotted name, such as `pb.lr`."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        flat |= flatten(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else {prefix + f.name: value}
+    return flat
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """Return `config` with settings replaced by dotted name."""
+    nested = dataclasses.asdict(config)
+    for name, value in values.items():
+        *section, leaf = name.split(".")
+        target = nested
+        for key in section:
+            target = target[key]
+        target[leaf] = value
+    return Config.from_dict(nested)
+
+
+AGENT_PRESETS: dict[str, dict[str, Any]] = {
+    "mdqn": {"learning_starts": 16},
+    "softdqn": {"learning_starts": 16, "dqn.alpha": 0.0},
+}
+"""What an agent changes of the defaults, on every environment."""
+
+ENV_PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
+"""What an environment changes: id -> agent (or "all") -> settings by dotted name. The defaults are the hypergrid's."""
+
+
+def preset(env: str, agent: str) -> Config:
+    """Return the default settings of `agent` on `env`: the paper's where it has them."""
+    values = {"agent": agent, "env": env, **AGENT_PRESETS.get(agent, {})}
+    rows = ENV_PRESETS.get(env, {})
+    return with_values(Config(), values | rows.get("all", {}) | rows.get(agent, {}))

@@ -1,0 +1,57 @@
+"""Flow-matching losses as pure functions of padded trajectories.
+
+All take `log_flow [B, T + 1]` with log F(x) := log R(x) at each trajectory's last state, `log_pf [B, T]`, `log_pb [B, T]`
+and `mask [B, T]` (True at real steps), and return one loss a trajectory, `[B]`. Padding may hold any finite values.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def detailed_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
+    """Return `sum_t (log F(s_t) + log P_F - log F(s_t+1) - log P_B)^2` (Bengio et al. 2023, arXiv 2111.09266)."""
+    residual = log_flow[:, :-1] + log_pf - log_flow[:, 1:] - log_pb
+    return torch.where(mask, residual, 0.0).square().sum(1)
+
+
+def trajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
+    """Return `(log F(s_0) + sum log P_F - log R(x) - sum log P_B)^2` (Malkin et al. 2022, arXiv 2201.13259).
+
+    The caller puts log Z in `log_flow[:, 0]`.
+    """
+    potential = _potential(log_flow, log_pf, log_pb, mask)
+    last = mask.sum(1, keepdim=True)
+    return (potential[:, 0] - potential.gather(1, last).squeeze(1)).square()
+
+
+def subtrajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, lamda: float = 0.9) -> Tensor:
+    """Return `sum_{i<j} w_ij (h_i - h_j)^2`, `w_ij ~ lamda^(j-i)`, summing to 1 in each trajectory.
+
+    `h_t = log F(s_t) - sum_{k<t} (log P_F - log P_B)_k`, so that `h_i - h_j` is the balance residual of the stretch from i
+    to j (Madan et al. 2023, arXiv 2209.12782, "geometric within").
+    """
+    potential = _potential(log_flow, log_pf, log_pb, mask)
+    states = potential.shape[1]
+    first, last = torch.triu_indices(states, states, 1, device=mask.device)
+    weight = mask[:, last - 1] * (lamda ** (last - first).to(potential.dtype))
+    weight = weight / weight.sum(1, keepdim=True)
+    residual = torch.where(mask[:, last - 1], potential[:, first] - potential[:, last], 0.0)
+    return (weight * residual.square()).sum(1)
+
+
+def _potential(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
+    """Return `h [B, T + 1]`, constant along a trajectory at a balanced flow."""
+    steps = torch.where(mask, log_pf - log_pb, 0.0).cumsum(1)
+    return log_flow - functional.pad(steps, (1, 0))
+
+
+def log_prob(logits: Tensor, mask: Tensor, actions: Tensor) -> Tensor:
+    """Return `log softmax` over the legal actions at `actions [B]`; finite also in rows without a legal action.
+
+    `logits [B, A]`, `mask [B, A]`.
+    """
+    legal = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return -functional.cross_entropy(legal, actions, reduction="none")

@@ -1,0 +1,143 @@
+"""Soft DQN and Munchausen DQN: Q-learning on the entropy-regularised problem whose optimum is the GFlowNet's P_F.
+
+Source: Tiapkin et al. 2024 (arXiv 2310.12934), section 4; Munchausen term: Vieillard et al. 2020 (arXiv 2007.14430).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from agents.agent import Agent
+from agents.backward import Backward
+from agents.buffer import RolloutBuffer, Transitions
+from agents.losses import log_prob
+from agents.networks import Evaluation, Network, Target
+from agents.optimizer import Optimizer
+from agents.rollout import Policy
+from gfn_envs.dag import DAG
+
+
+@dataclass(frozen=True)
+class DQNSettings:
+    """Settings of mdqn and softdqn."""
+
+    alpha: float = 0.15
+    """Weight of the Munchausen term (mdqn; softdqn has 0); the temperature is 1 / (1 - alpha)."""
+    l0: float = -100.0
+    """Lower bound on the Munchausen term's log-policy."""
+    replay_capacity: int = 100_000
+    """Transitions kept for replay."""
+    replay_batch: int = 256
+    """Transitions in an update."""
+    priority_alpha: float = 0.5
+    """Exponent on the TD loss in the replay priorities; 0 draws uniformly."""
+    priority_beta: float = 0.0
+    """Exponent of the importance weights that undo the priorities' bias; 0 leaves it."""
+    target_rate: float = 0.25
+    """Share of the new weights that the target network takes over."""
+    target_every: int = 1
+    """Iterations between two updates of the target network."""
+    leaf_weight: float = 1.0
+    """Weight in the loss of edges into terminal states."""
+    dueling: bool = False
+    """Read the network as Q = V + tau log softmax(A / tau), V from its flow head, instead of Q from its P_F head."""
+
+
+class MunchausenDQN(Agent):
+    """Q(s, a) regressed on log P_B + V_target(s') + alpha clip(tau log pi_target(a|s)), tau = 1 / (1 - alpha).
+
+    V(s) = tau logsumexp Q(s, .)/tau, log R(x) at terminal states; pi = softmax(Q / tau) is P_F, so that sampling, target and
+    Munchausen term share one temperature. With alpha = 0 it is soft DQN. Huber loss on prioritised transitions.
+    """
+
+    def __init__(
+        self, dag: DAG, network: Network, backward: Backward, optimizer: Optimizer, settings: DQNSettings
+    ) -> None:
+        super().__init__(dag, network, backward)
+        self.optimizer, self.settings = optimizer, settings
+        self.temperature = 1 / (1 - settings.alpha)
+        self.target = Target(network, settings.target_rate, settings.target_every)
+
+    def policy(self) -> Policy:
+        logits, temperature = self.network.sampler(), self.temperature
+        if temperature == 1:
+            return logits
+        return lambda states: logits(states) / temperature
+
+    @torch.no_grad()
+    def log_z(self) -> Tensor:
+        start = self.dag.reset(1)
+        return self._value(self.network.at(start), self.dag.action_mask(start))[0]
+
+    def td_errors(self, batch: Transitions) -> Tensor:
+        """Return Q(s, a) minus its target, `[B]`, with gradient through Q (and through log P_B where it has one)."""
+        at = [
+            model.at(states)
+            for model in (self.network, self.target.copy)
+            for states in (batch.states, batch.next_states)
+        ]
+        return self._td_errors(batch, *at)
+
+    def _td_errors(
+        self, batch: Transitions, here: Evaluation, there: Evaluation, slow: Evaluation, slow_next: Evaluation
+    ) -> Tensor:
+        """As `td_errors`, given the network and its target at the states and at the next states."""
+        settings, tau = self.settings, self.temperature
+        mask, next_mask = self.dag.action_mask(batch.states), self.dag.action_mask(batch.next_states)
+        log_pi = log_prob(here.forward_logits / tau, mask, batch.actions)
+        q_taken = self._value(here, mask) + tau * log_pi
+        log_pb = self.backward.log_prob(there, batch.backward_actions)
+        with torch.no_grad():
+            value = torch.where(batch.done, batch.log_reward, self._value(slow_next, next_mask))
+            log_pi = log_prob(slow.forward_logits / tau, mask, batch.actions)
+            bonus = settings.alpha * (tau * log_pi).clamp(min=settings.l0, max=0.0)
+        return q_taken - (log_pb + value + bonus)
+
+    def _value(self, here: Evaluation, mask: Tensor) -> Tensor:
+        """Return V(s) `[B]` of soft Q-values; finite also where no action is legal."""
+        if self.settings.dueling:
+            return here.log_flow
+        legal = here.forward_logits.masked_fill(~mask, torch.finfo(torch.float32).min)
+        return self.temperature * (legal / self.temperature).logsumexp(-1)
+
+    def update(self, buffer: RolloutBuffer) -> Tensor:
+        self.observe(buffer)
+        batch, slots, probabilities = buffer.sample_transitions(self.settings.replay_batch)
+        losses = _huber(self.td_errors(batch))
+        weights = torch.where(batch.done, self.settings.leaf_weight, 1.0)
+        # Importance weights (N p)^-beta, scaled to a largest one of 1; N cancels.
+        importance = (probabilities / probabilities.min()) ** -self.settings.priority_beta
+        loss = (losses * weights * importance).mean()
+        self.optimizer.minimise(loss)
+        buffer.set_priorities(slots, self._priority(losses.detach()))
+        self.target.update()
+        return loss.detach()
+
+    @torch.no_grad()
+    def observe(self, buffer: RolloutBuffer) -> None:
+        """Put the newest batch into the ring, with the priorities of its present TD errors."""
+        edges, rows = Transitions.of(buffer.newest), buffer.newest.rows
+        # Every state but the first is a next state too: one pass over the rows serves both ends of the edges.
+        whole = [model.at(rows.states) for model in (self.network, self.target.copy)]
+        at = [evaluation.part(ends) for evaluation in whole for ends in (slice(0, -1), slice(1, None))]
+        losses = _huber(self._td_errors(edges, *at))
+        real = rows.has_action[:-1]
+        buffer.add_transitions(edges, torch.where(real, self._priority(losses), 0.0))
+
+    def _priority(self, losses: Tensor) -> Tensor:
+        return (losses + 1e-8) ** self.settings.priority_alpha
+
+    def state_dict(self) -> dict:
+        return {"target": self.target.state_dict(), **super().state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.target.load_state_dict(state["target"])
+        super().load_state_dict(state)
+
+
+def _huber(errors: Tensor) -> Tensor:
+    return functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")

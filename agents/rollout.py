@@ -1,0 +1,246 @@
+"""Rollouts: walk a batch of states along a policy, forwards to terminal states or backwards to s0.
+
+Source: sampling by the Gumbel-max trick, Maddison et al. 2014 (arXiv 1411.0030).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gfn_envs.dag import DAG
+
+Policy = Callable[[Tensor], Tensor]
+"""States `[B, d]` -> unnormalised log-probabilities `[B, num_actions]`; illegal actions may have any value."""
+
+_NOISE_NUMBERS = 2**17
+"""Random numbers drawn at a time: many steps' worth for a small batch, one step's for a large one."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """`B` complete trajectories from s0 to terminal states, padded to the longest, `T` steps.
+
+    Step `t` of trajectory `b` is real where `mask[b, t]`; what stands in the padding is arbitrary but in range.
+    """
+
+    states: Tensor
+    """int64 `[B, T + 1, d]`."""
+    actions: Tensor
+    """int64 `[B, T]`."""
+    backward_actions: Tensor
+    """int64 `[B, T]`: `backward_actions[:, t]` leads from state `t + 1` back to state `t`."""
+    mask: Tensor
+    """bool `[B, T]`."""
+    log_reward: Tensor
+    """float32 `[B]`: log R of the terminal states."""
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Number of steps, int64 `[B]`."""
+        return self.mask.sum(1)
+
+    @cached_property
+    def terminal_states(self) -> Tensor:
+        """The last states, int64 `[B, d]`."""
+        last = self.lengths.view(-1, 1, 1).expand(-1, 1, self.states.shape[2])
+        return self.states.gather(1, last).squeeze(1)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """All states as one batch; see `Rows`."""
+        return Rows.of(self)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields by name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The states of all trajectories as one batch of `M` rows, so that a network sees them in one pass.
+
+    The rows of a trajectory follow one another: row `i + 1` is the state after row `i` wherever `has_action[i]`. On the
+    CPU, where padding costs time, the padded states are left out; elsewhere they stay, since dropping them would make the
+    host wait for the device.
+    """
+
+    states: Tensor
+    """int64 `[M, d]`."""
+    actions: Tensor
+    """int64 `[M]`: the action taken here; 0 where there is none."""
+    backward_actions: Tensor
+    """int64 `[M]`: the backward action to the state before; 0 where there is none."""
+    has_action: Tensor
+    """bool `[M]`: the row is a state that a step leaves (real and not terminal)."""
+    log_reward: Tensor
+    """float32 `[M]`: log R of the trajectory's terminal state."""
+    index: Tensor
+    """int64 `[M]`: place of the row in the padded `[B, T + 1]`."""
+    shape: tuple[int, int]
+    """`(B, T + 1)`."""
+
+    @cached_property
+    def has_parent(self) -> Tensor:
+        """bool `[M]`: the row is a state that a step reached (real and not s0)."""
+        return torch.nn.functional.pad(self.has_action[:-1], (1, 0))
+
+    @classmethod
+    def of(cls, trajectories: Trajectories) -> Rows:
+        """Flatten `trajectories`."""
+        mask = trajectories.mask
+        shape = (mask.shape[0], mask.shape[1] + 1)
+        leaves = torch.nn.functional.pad(mask, (0, 1))
+        fields = {
+            "states": trajectories.states.flatten(0, 1),
+            "actions": torch.nn.functional.pad(trajectories.actions, (0, 1)).flatten(),
+            "backward_actions": torch.nn.functional.pad(trajectories.backward_actions, (1, 0)).flatten(),
+            "has_action": leaves.flatten(),
+            "log_reward": trajectories.log_reward.unsqueeze(1).expand(shape).flatten(),
+        }
+        if compacts(mask.device):
+            index = torch.nn.functional.pad(mask, (1, 0), value=True).flatten().nonzero().squeeze(1)
+            fields = {name: field[index] for name, field in fields.items()}
+        else:
+            index = torch.arange(shape[0] * shape[1], device=mask.device)
+        return cls(**fields, index=index, shape=shape)
+
+    def pad(self, values: Tensor) -> Tensor:
+        """Put `values [M]` back into `[B, T + 1]`, zeros in the padding that was left out."""
+        padded = torch.zeros(self.shape[0] * self.shape[1], dtype=values.dtype, device=values.device)
+        return padded.index_copy(0, self.index, values).view(self.shape)
+
+
+def compacts(device: torch.device) -> bool:
+    """Tell whether finished rows are dropped on this device: on the CPU, where reading a size costs nothing."""
+    return device.type == "cpu"
+
+
+def sample_actions(logits: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+    """Return actions `[B]` drawn from the softmax of `logits [B, A]` over `mask`, by `noise [B, A]` of Gumbel numbers.
+
+    Never an illegal action where a row has a legal one, whatever the logits.
+    """
+    # The clamp keeps a legal action whose logit is -inf ahead of the illegal ones.
+    perturbed = (logits + noise).clamp_(min=torch.finfo(logits.dtype).min)
+    return perturbed.masked_fill_(mask.logical_not(), -torch.inf).argmax(1)
+
+
+def gumbel_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Return standard Gumbel numbers, float32 of `shape`."""
+    return torch.empty(shape, device=device).exponential_(generator=generator).log_().neg_()
+
+
+@torch.no_grad()
+def rollout(
+    dag: DAG,
+    policy: Policy,
+    start: Tensor,
+    generator: torch.Generator | None,
+    epsilon: float = 0.0,
+    backward: bool = False,
+) -> Trajectories:
+    """Walk from `start [B, d]` along `policy` until every trajectory ends, and return them in forward order.
+
+    Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions; with `backward`, `start` are terminal
+    states and it gives logits of backward actions. With probability `epsilon` a step takes a uniformly random legal action.
+    Away from the CPU the walk has always `dag.max_steps` steps, without host synchronisation.
+    """
+    step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
+    num_actions = dag.num_backward_actions if backward else dag.num_actions
+    compact = compacts(start.device)
+    alive = 0
+    segments = _Segments(len(start), start.device)
+    states, mask = start, mask_of(start)
+    active = mask.any(1)
+    segments.begin(states, torch.arange(len(start), device=start.device))
+    noise: tuple[Tensor, ...] = ()
+    for t in range(dag.max_steps):
+        if compact:
+            alive = int(active.count_nonzero())
+            if alive == 0:
+                break
+            if 2 * alive <= len(active) > 8:
+                kept = active.nonzero().squeeze(1)
+                states, mask, active, noise = states[kept], mask[kept], active[kept], ()
+                segments.begin(states, segments.rows[kept])
+        if not noise:
+            steps = max(1, min(dag.max_steps - t, _NOISE_NUMBERS // max(1, mask.numel())))
+            noise = gumbel_noise((steps, len(states), num_actions), start.device, generator).unbind(0)
+        logits = policy(states)
+        if epsilon > 0:
+            explore = torch.rand(len(states), 1, device=start.device, generator=generator) < epsilon
+            logits = torch.where(explore, 0.0, logits)
+        actions = sample_actions(logits, mask, noise[0])
+        noise = noise[1:]
+        next_states, reverse = step(states, actions)
+        all_alive = compact and alive == len(states)
+        states = next_states if all_alive else torch.where(active.unsqueeze(1), next_states, states)
+        segments.append(states, actions, reverse, active)
+        mask = mask_of(states)
+        active = mask.any(1)
+    return segments.finish(dag, backward)
+
+
+class _Segments:
+    """The steps recorded so far, in runs between two compactions, each over the rows that were then alive."""
+
+    def __init__(self, num_rows: int, device: torch.device) -> None:
+        self.num_rows, self.device = num_rows, device
+        self.runs: list[tuple[Tensor, list, list, list, list]] = []
+
+    def begin(self, states: Tensor, rows: Tensor) -> None:
+        self.rows = rows
+        self.runs.append((rows, [states], [], [], []))
+
+    def append(self, states: Tensor, actions: Tensor, reverse: Tensor, active: Tensor) -> None:
+        for store, value in zip(self.runs[-1][1:], (states, actions, reverse, active), strict=True):
+            store.append(value)
+
+    def finish(self, dag: DAG, backward: bool) -> Trajectories:
+        """Lay the runs side by side in time and turn backward walks round."""
+        if len(self.runs) == 1:
+            parts = self.runs[0][1:]
+            states, actions, reverse, mask = (
+                torch.stack(part, 1) if part else torch.zeros(self.num_rows, 0, dtype=torch.int64, device=self.device)
+                for part in parts
+            )
+        else:
+            states, actions, reverse, mask = self._merge()
+        mask = mask.bool()
+        lengths = mask.sum(1)
+        if backward:
+            place = torch.arange(states.shape[1], device=self.device)
+            at = (lengths.unsqueeze(1) - place).clamp(min=0)
+            states = states.gather(1, at.unsqueeze(2).expand_as(states))
+            edge = (lengths.unsqueeze(1) - 1 - place[:-1]).clamp(min=0)
+            actions, reverse = reverse.gather(1, edge), actions.gather(1, edge)
+        last = lengths.view(-1, 1, 1).expand(-1, 1, states.shape[2])
+        return Trajectories(
+            states=states,
+            actions=actions,
+            backward_actions=reverse,
+            mask=mask,
+            log_reward=dag.log_reward(states.gather(1, last).squeeze(1)),
+        )
+
+    def _merge(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        steps = sum(len(run[2]) for run in self.runs)
+        first = self.runs[0][1][0]
+        states = first.unsqueeze(1).repeat(1, steps + 1, 1)
+        actions = torch.zeros(self.num_rows, steps, dtype=torch.int64, device=self.device)
+        reverse, mask = torch.zeros_like(actions), torch.zeros_like(actions, dtype=torch.bool)
+        t = 0
+        for rows, run_states, *run_edges in self.runs:
+            end = t + len(run_edges[0])
+            states[rows, t:] = run_states[-1].unsqueeze(1)
+            states[rows, t : end + 1] = torch.stack(run_states, 1)
+            for full, part in zip((actions, reverse, mask), run_edges, strict=True):
+                if part:
+                    full[rows, t:end] = torch.stack(part, 1)
+            t = end
+        return states, actions, reverse, mask

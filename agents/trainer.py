@@ -1,0 +1,182 @@
+"""The loop: collect trajectories, update P_B, update P_F, evaluate, checkpoint.
+
+Source: Gritsaev et al. 2025 (arXiv 2410.15474), Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from tqdm import tqdm
+
+from agents.agent import Agent
+from agents.backward import Backward
+from agents.buffer import RolloutBuffer
+from agents.config import Config
+from agents.evaluation import Evaluator
+from agents.networks import Network
+from agents.random_state import get_state, make_generator, set_state
+from agents.rollout import Trajectories, compacts, rollout
+from gfn_envs.dag import DAG, log_rewards_or_error
+
+CHECK_EVERY = 100
+"""Iterations between two looks at the losses (and, off the CPU, at the rewards): each look waits for the device."""
+
+
+class Trainer:
+    """Trains one agent and one backward policy on one DAG; knows none of them by name.
+
+    `history` holds one dictionary of metrics an evaluation.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dag: DAG,
+        network: Network,
+        agent: Agent,
+        backward: Backward,
+        buffer: RolloutBuffer,
+        evaluator: Evaluator,
+    ) -> None:
+        self.config, self.dag, self.network, self.agent, self.backward = config, dag, network, agent, backward
+        self.buffer, self.evaluator = buffer, evaluator
+        self.generator = make_generator(dag.device, config.seed)
+        self.iteration = 0
+        self.seconds = self._seconds_at_evaluation = 0.0
+        self._iteration_at_evaluation = 0
+        self._loss_sums = torch.zeros(3, dtype=torch.float64, device=dag.device)
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def trajectories(self) -> int:
+        """Number of trajectories sampled so far."""
+        return self.iteration * self.config.batch_size
+
+    @property
+    def num_iterations(self) -> int:
+        """Number of iterations of the whole run."""
+        return -(-self.config.trajectories // self.config.batch_size)
+
+    def epsilon(self) -> float:
+        """Return the present probability of a random action."""
+        config = self.config
+        if config.epsilon_trajectories == 0:
+            return config.epsilon
+        done = min(1.0, self.trajectories / config.epsilon_trajectories)
+        return config.epsilon + done * (config.epsilon_end - config.epsilon)
+
+    def collect(self) -> Trajectories:
+        """Sample a batch with the present P_F into the buffer."""
+        start = self.dag.reset(self.config.batch_size)
+        batch = rollout(self.dag, self.agent.policy(), start, self.generator, self.epsilon())
+        self.buffer.add(batch)
+        return batch
+
+    def step(self) -> None:
+        """Do one iteration."""
+        batch = self.collect()
+        if compacts(self.dag.device):
+            self._check_rewards(batch)
+        self.evaluator.add(batch)
+        if self.iteration >= self.config.learning_starts:
+            backward_loss = self.backward.update(self.buffer)
+            loss = self.agent.update(self.buffer)
+            self._loss_sums += torch.stack((loss, backward_loss, torch.ones_like(loss)))
+        else:
+            self.agent.observe(self.buffer)
+        self.iteration += 1
+
+    def train(
+        self, on_evaluation: Callable[[dict[str, float]], None], stop: Callable[[], bool], progress: bool = True
+    ) -> bool:
+        """Iterate to the end, or until `stop()` between two iterations; return whether the end was reached.
+
+        `on_evaluation` receives each evaluation's metrics after they entered `history`.
+        """
+        bar = tqdm(total=self.config.trajectories, initial=self.trajectories, unit="traj", disable=not progress)
+        with bar:
+            started = time.perf_counter()
+            while self.iteration < self.num_iterations:
+                if stop():
+                    self.seconds += time.perf_counter() - started
+                    return False
+                self.step()
+                last = self.iteration == self.num_iterations
+                evaluates = last or self.iteration % self.config.eval_every == 0
+                if evaluates or self.iteration % CHECK_EVERY == 0:
+                    self._check()
+                    self.evaluator.flush()
+                    bar.n = min(self.trajectories, self.config.trajectories)
+                    bar.set_postfix(self._postfix(), refresh=False)
+                    bar.refresh()
+                if evaluates:
+                    self.seconds += time.perf_counter() - started
+                    on_evaluation(self.evaluate())
+                    started = time.perf_counter()
+        return True
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the agent, append the metrics to `history` and return them."""
+        loss, backward_loss, _ = (self._loss_sums / self._loss_sums[2].clamp(min=1)).tolist()
+        self._loss_sums.zero_()
+        seconds = self.seconds - self._seconds_at_evaluation
+        iterations = self.iteration - self._iteration_at_evaluation
+        self._seconds_at_evaluation, self._iteration_at_evaluation = self.seconds, self.iteration
+        metrics = {
+            "trajectories": self.trajectories,
+            "seconds": self.seconds,
+            "iterations_per_second": iterations / seconds if seconds > 0 else 0.0,
+            "loss": loss,
+            "backward_loss": backward_loss,
+            **self.evaluator.evaluate(self.agent),
+        }
+        self.history.append(metrics)
+        return metrics
+
+    def _postfix(self) -> dict[str, str]:
+        shown = {"loss": f"{float(self._loss_sums[0] / self._loss_sums[2].clamp(min=1)):.3g}"}
+        if self.history and "l1_empirical" in self.history[-1]:
+            shown["L1"] = f"{self.history[-1]['l1_empirical']:.3f}"
+        return shown
+
+    def _check(self) -> None:
+        """Raise before a NaN reaches a checkpoint."""
+        self._check_rewards(self.buffer.newest)
+        if not bool(self._loss_sums.isfinite().all()):
+            raise FloatingPointError(
+                f"the loss is no longer finite after {self.trajectories:,} trajectories: lower --optim.lr or --pb.lr, or "
+                "set --optim.max-grad-norm. The last checkpoint was written before that and is untouched."
+            )
+
+    def _check_rewards(self, batch: Trajectories) -> None:
+        if not bool(batch.log_reward.isfinite().all()):
+            log_rewards_or_error(self.dag, batch.terminal_states)
+
+    def state_dict(self) -> dict:
+        """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
+        return {
+            "network": self.network.state_dict(),
+            "agent": self.agent.state_dict(),
+            "backward": self.backward.state_dict(),
+            "buffer": self.buffer.state_dict(),
+            "evaluator": self.evaluator.state_dict(),
+            "generator": get_state(self.generator),
+            "iteration": self.iteration,
+            "seconds": [self.seconds, self._seconds_at_evaluation],
+            "iteration_at_evaluation": self._iteration_at_evaluation,
+            "loss_sums": self._loss_sums,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        for part in ("network", "agent", "backward", "buffer", "evaluator"):
+            getattr(self, part).load_state_dict(state[part])
+        set_state(self.generator, state["generator"])
+        self.iteration, self.history = state["iteration"], list(state["history"])
+        self.seconds, self._seconds_at_evaluation = state["seconds"]
+        self._iteration_at_evaluation = state["iteration_at_evaluation"]
+        self._loss_sums = state["loss_sums"].to(self.dag.device)
