@@ -30,7 +30,7 @@ class Agent(ABC):
     def update(self, buffer: RolloutBuffer) -> Tensor:
         """Take one learning step and return its loss, a scalar tensor."""
 
-    def observe(self, buffer: RolloutBuffer) -> None:
+    def observe(self, buffer: RolloutBuffer) -> None:  # noqa: B027  (most agents keep nothing)
         """Take note of the newest batch without learning from it; nothing unless overridden."""
 
     @abstractmethod

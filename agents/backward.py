@@ -1,7 +1,7 @@
 """Five ways of choosing the backward policy P_B.
 
-Source: TLM and its stabilisers, Gritsaev et al. 2025 (arXiv 2410.15474), Algorithm 1; pessimistic, Jang et al. 2024 (arXiv
-2405.16012); maximum entropy, Mohammadpour et al. 2024 (arXiv 2312.14331).
+Source: TLM and its stabilisers, Gritsaev et al. 2025 (arXiv 2410.15474), Algorithm 1; pessimistic, Jang et al. 2024
+(arXiv 2405.16012); maximum entropy, Mohammadpour et al. 2024 (arXiv 2312.14331).
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Backward(ABC):
     def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
         """Return log P_B `[B]` of `backward_actions [B]` at the states of `here`; any finite value at s0.
 
-        `here` is the agent's network at those states: an approach that needs it reads it, and no pass is made otherwise.
+        `here` is the agent's network at those states: an approach that needs it reads it, and no pass is made
+        otherwise.
         """
 
     @abstractmethod

@@ -18,7 +18,8 @@ from gfn_envs.dag import DAG
 
 @dataclass(frozen=True)
 class Transitions:
-    """`B` edges: `states [B, d]`, `actions [B]`, `next_states [B, d]`, `backward_actions [B]`, `log_reward [B]`, `done [B]`.
+    """`B` edges: `states [B, d]`, `actions [B]`, `next_states [B, d]`, `backward_actions [B]`, `log_reward [B]`, `done
+    [B]`.
 
     `log_reward` is that of the next state where it is terminal (`done`), arbitrary elsewhere.
     """
@@ -49,10 +50,11 @@ class Transitions:
 
 
 class RolloutBuffer:
-    """Trajectories of the last `past_batches` iterations, and a ring of the last `capacity` transitions with priorities.
+    """Trajectories of the last `past_batches` iterations, and a ring of the last `capacity` transitions with
+    priorities.
 
-    Everything stays on the DAG's device. Off the CPU the padding of the trajectories enters the ring with priority zero, so
-    that nothing waits for the device; it is never drawn, but takes room.
+    Everything stays on the DAG's device. Off the CPU the padding of the trajectories enters the ring with priority
+    zero, so that nothing waits for the device; it is never drawn, but takes room.
     """
 
     def __init__(self, dag: DAG, past_batches: int = 1, capacity: int = 0, seed: int = 0) -> None:
@@ -120,7 +122,8 @@ class RolloutBuffer:
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.batches.clear()
-        self.batches.extend(Trajectories(**tensors) for tensors in state["batches"])
+        device = self.priorities.device
+        self.batches.extend(Trajectories(**{k: v.to(device) for k, v in kept.items()}) for kept in state["batches"])
         self.at, self.filled = state["at"], len(state["priorities"])
         self.priorities[: self.filled] = state["priorities"]
         for name, field in self.ring.items():

@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 
-
 from agents import backward as backward_policies
 from agents import losses
 from agents.agent import Agent
@@ -108,7 +107,8 @@ def check(config: Config) -> None:
         if values[name] != defaults[name]:
             flag = "--" + name.replace("_", "-")
             raise ValueError(
-                f"{flag} {values[name]} has no effect with --agent {config.agent} --backward {config.backward}: leave it out."
+                f"{flag} {values[name]} has no effect with --agent {config.agent} --backward {config.backward}: "
+                "leave it out."
             )
     for name, (low, high) in _RANGES.items():
         if not low <= values[name] <= high:

@@ -1,7 +1,7 @@
 """Flow-matching losses as pure functions of padded trajectories.
 
-All take `log_flow [B, T + 1]` with log F(x) := log R(x) at each trajectory's last state, `log_pf [B, T]`, `log_pb [B, T]`
-and `mask [B, T]` (True at real steps), and return one loss a trajectory, `[B]`. Padding may hold any finite values.
+All take `log_flow [B, T + 1]` with log F(x) := log R(x) at each trajectory's last state, `log_pf [B, T]`, `log_pb [B,
+T]` and `mask [B, T]` (True at real steps), and return one loss a trajectory, `[B]`. Padding may hold any finite values.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def trajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: T
 def subtrajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, lamda: float = 0.9) -> Tensor:
     """Return `sum_{i<j} w_ij (h_i - h_j)^2`, `w_ij ~ lamda^(j-i)`, summing to 1 in each trajectory.
 
-    `h_t = log F(s_t) - sum_{k<t} (log P_F - log P_B)_k`, so that `h_i - h_j` is the balance residual of the stretch from i
-    to j (Madan et al. 2023, arXiv 2209.12782, "geometric within").
+    `h_t = log F(s_t) - sum_{k<t} (log P_F - log P_B)_k`, so that `h_i - h_j` is the balance residual of the stretch
+    from i to j (Madan et al. 2023, arXiv 2209.12782, "geometric within").
     """
     potential = _potential(log_flow, log_pf, log_pb, mask)
     states = potential.shape[1]

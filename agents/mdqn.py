@@ -50,8 +50,9 @@ class DQNSettings:
 class MunchausenDQN(Agent):
     """Q(s, a) regressed on log P_B + V_target(s') + alpha clip(tau log pi_target(a|s)), tau = 1 / (1 - alpha).
 
-    V(s) = tau logsumexp Q(s, .)/tau, log R(x) at terminal states; pi = softmax(Q / tau) is P_F, so that sampling, target and
-    Munchausen term share one temperature. With alpha = 0 it is soft DQN. Huber loss on prioritised transitions.
+    V(s) = tau logsumexp Q(s, .)/tau, log R(x) at terminal states; pi = softmax(Q / tau) is P_F, so that sampling,
+    target and Munchausen term share one temperature. With alpha = 0 it is soft DQN. Huber loss on prioritised
+    transitions.
     """
 
     def __init__(

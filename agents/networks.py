@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gfn_envs.dag import DAG
 
-HEADS = ("pf", "pb", "flow", "count")
+HEADS: tuple[str, ...] = ("pf", "pb", "flow", "count")
 
 
 class Network(nn.Module):
@@ -35,7 +36,7 @@ class Network(nn.Module):
         super().__init__()
         if shared_torso:
             self.torsos = nn.ModuleDict({"shared": torso()})
-            self._torso_of = dict.fromkeys(HEADS, "shared")
+            self._torso_of: dict[str, str] = dict.fromkeys(HEADS, "shared")
         else:
             self.torsos = nn.ModuleDict({name: torso() for name in HEADS})
             self._torso_of = {name: name for name in HEADS}
@@ -121,7 +122,8 @@ class _Part(Evaluation):
 
 
 class Target(nn.Module):
-    """A slow copy of a network, without gradient: theta_bar <- (1 - rate) theta_bar + rate theta, every `every` updates.
+    """A slow copy of a network, without gradient: theta_bar <- (1 - rate) theta_bar + rate theta, every `every`
+    updates.
 
     It starts from the network's own weights.
     """
@@ -129,15 +131,17 @@ class Target(nn.Module):
     def __init__(self, network: Network, rate: float, every: int = 1) -> None:
         super().__init__()
         self.copy = copy.deepcopy(network).requires_grad_(False)
-        self._source, self._slow = list(network.parameters()), list(self.copy.parameters())
-        self.rate, self.every, self.updates = rate, every, 0
+        self._source: list[Tensor] = list(network.parameters())
+        self._slow: list[Tensor] = list(self.copy.parameters())
+        self._move = get_ema_multi_avg_fn(1 - rate)
+        self.every, self.updates = every, 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the copy one step towards the network."""
         self.updates += 1
         if self.updates % self.every == 0:
-            torch._foreach_lerp_(self._slow, self._source, self.rate)
+            self._move(self._slow, self._source, self.updates)
 
     def get_extra_state(self) -> int:
         """Return the number of updates so far."""

@@ -1,4 +1,4 @@
-"""One gradient step: every gradient cleared before the pass, clipped after it, then Adam and its learning-rate decay."""
+"""One gradient step: all gradients cleared before the pass, clipped after it, then Adam and its learning-rate decay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ class Optimizer:
     """Adam on groups of parameters, with gradient clipping and a learning rate that shrinks every step.
 
     Args:
-        module: its gradients are all cleared before the pass, also those of parameters that other optimizers step: a torso
+        module: its gradients are all cleared before the pass, also those of parameters that other optimizers step: a
+        torso
             shared by P_F and P_B must not carry one's gradient into the other's step.
         groups: pairs of parameters and learning rate.
         weight_decay: L2 penalty of Adam.

@@ -65,8 +65,8 @@ class Rows:
     """The states of all trajectories as one batch of `M` rows, so that a network sees them in one pass.
 
     The rows of a trajectory follow one another: row `i + 1` is the state after row `i` wherever `has_action[i]`. On the
-    CPU, where padding costs time, the padded states are left out; elsewhere they stay, since dropping them would make the
-    host wait for the device.
+    CPU, where padding costs time, the padded states are left out; elsewhere they stay, since dropping them would make
+    the host wait for the device.
     """
 
     states: Tensor
@@ -146,9 +146,9 @@ def rollout(
 ) -> Trajectories:
     """Walk from `start [B, d]` along `policy` until every trajectory ends, and return them in forward order.
 
-    Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions; with `backward`, `start` are terminal
-    states and it gives logits of backward actions. With probability `epsilon` a step takes a uniformly random legal action.
-    Away from the CPU the walk has always `dag.max_steps` steps, without host synchronisation.
+    Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions; with `backward`, `start` are
+    terminal states and it gives logits of backward actions. With probability `epsilon` a step takes a uniformly random
+    legal action. Away from the CPU the walk has always `dag.max_steps` steps, without host synchronisation.
     """
     step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
     num_actions = dag.num_backward_actions if backward else dag.num_actions

@@ -147,8 +147,8 @@ class Trainer:
         self._check_rewards(self.buffer.newest)
         if not bool(self._loss_sums.isfinite().all()):
             raise FloatingPointError(
-                f"the loss is no longer finite after {self.trajectories:,} trajectories: lower --optim.lr or --pb.lr, or "
-                "set --optim.max-grad-norm. The last checkpoint was written before that and is untouched."
+                f"the loss is no longer finite after {self.trajectories:,} trajectories: lower --optim.lr or --pb.lr, "
+                "or set --optim.max-grad-norm. The last checkpoint was written before that and is untouched."
             )
 
     def _check_rewards(self, batch: Trajectories) -> None:

@@ -145,7 +145,7 @@ class Walkers:
         self._demand_unfinished("step()", active & (self.over | before.terminal), "object is complete")
         moved, invalid, ended = self._follow(self.dag.step, before.mask, actions, active)
         after = self.view
-        edges = Edges(after.backward_mask.sum(1), after.terminal & moved, after.log_reward)
+        edges = Edges(after.backward_mask.sum(1), after.terminal, after.log_reward)
         return np.where(moved, self._reward(edges), 0.0), edges.ended | ended, invalid
 
     @torch.no_grad()
@@ -205,12 +205,12 @@ class Walkers:
         return self.view.states.cpu().numpy().astype(np.int64)
 
     def infos(self, invalid: np.ndarray) -> dict[str, np.ndarray]:
-        """Return fresh arrays for Gymnasium's info, one row each."""
+        """Return arrays for Gymnasium's info, one row each, that only `invalid` shares with anything."""
         return {
             "action_mask": self.action_masks().view(np.int8),
             "backward_action_mask": self.backward_action_masks().view(np.int8),
             "log_reward": self.view.log_reward.copy(),
-            "invalid_action": invalid.copy(),
+            "invalid_action": invalid,
         }
 
     def action_masks(self) -> np.ndarray:

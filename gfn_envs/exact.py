@@ -16,7 +16,7 @@ from torch import Tensor
 from gfn_envs.dag import DAG, log_rewards_or_error
 
 Logits = Callable[[Tensor], Tensor]
-"""A policy: states `[B, d]` -> unnormalised log-probabilities `[B, num_actions]` (illegal actions may have any value)."""
+"""States `[B, d]` -> unnormalised log-probabilities `[B, num_actions]`; illegal actions may have any value."""
 
 
 class TooLargeError(ValueError):
@@ -50,8 +50,8 @@ class StateKeys:
 class Enumeration:
     """All states and edges of a DAG in topological order.
 
-    `S` states, `E` edges, `X` terminal states; states are sorted by level (length of the longest path from s0), edges by
-    their parent, so that the edges leaving one level are one slice and lead to later levels only.
+    `S` states, `E` edges, `X` terminal states; states are sorted by level (length of the longest path from s0), edges
+    by their parent, so that the edges leaving one level are one slice and lead to later levels only.
     """
 
     dag: DAG
@@ -134,8 +134,8 @@ class Enumeration:
     def terminal_distribution(self, policy: Logits) -> Tensor:
         """Return the exact probability of ending in each terminal state, float64 `[X]`.
 
-        Raises `ArithmeticError` if the probabilities do not sum to 1 within 1e-6: then the masks, the steps or the policy
-        are at fault, and no metric computed from them would mean anything.
+        Raises `ArithmeticError` if the probabilities do not sum to 1 within 1e-6: then the masks, the steps or the
+        policy are at fault, and no metric computed from them would mean anything.
         """
         distribution = self.state_probabilities(self.edge_log_probs(policy))[self.terminal]
         total = float(distribution.sum())

@@ -75,8 +75,9 @@ class Hypergrid(DAG):
         # Integers, not rounded quotients, decide the bounds: u < 2/5 means |2 s - (side - 1)| * 5 < 4 (side - 1).
         n = self.side - 1
         twice = (2 * torch.arange(self.side, dtype=torch.int64) - n).abs()
-        self._outer = (2 * twice > n).to(self.device)
-        self._ring = ((5 * twice > 3 * n) & (5 * twice < 4 * n)).to(self.device)
+        outer, ring = 2 * twice > n, (5 * twice > 3 * n) & (5 * twice < 4 * n)
+        self._num_outer, self._num_ring = int(outer.sum()), int(ring.sum())
+        self._outer, self._ring = outer.to(self.device), ring.to(self.device)
         # The three values that R takes, as logs computed in double precision.
         self._log_values = torch.tensor(
             [[math.log(self.R0 + outer * self.R1 + ring * self.R2) for ring in (0, 1)] for outer in (0, 1)],
@@ -117,7 +118,7 @@ class Hypergrid(DAG):
 
     def _summed_terms(self, axes: int) -> tuple[float, float, float]:
         """Return the three terms of R, each summed over all values of `axes` coordinates."""
-        outer, ring = int(self._outer.sum()), int(self._ring.sum())
+        outer, ring = self._num_outer, self._num_ring
         return self.R0 * self.side**axes, self.R1 * outer**axes, self.R2 * ring**axes
 
     def describe(self, states: Tensor) -> list[str]:

@@ -28,7 +28,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
 
 
 class RecentSamples:
-    """The last `window` sampled terminal states, as indices into an enumeration's terminal states, and their frequencies."""
+    """The last `window` sampled terminal states, as ranks among an enumeration's terminal states."""
 
     def __init__(self, num_terminal: int, window: int) -> None:
         self.num_terminal, self.window = num_terminal, window

@@ -7,86 +7,10 @@ from itertools import count
 import pytest
 import torch
 from torch import Tensor
+from toy_dags import Bag, Skips, Subsets
 
 from gfn_envs import DAG, Hypergrid, check_dag
 from gfn_envs.guard import DAGLawError
-
-
-class Subsets(DAG):
-    """Choose `k` of `n` items in any order: no stop action, and `k` parents of each terminal state."""
-
-    def __init__(self, n: int = 6, k: int = 3, device: str = "cpu") -> None:
-        super().__init__(device)
-        self.k = k
-        self.nvec = (2,) * n
-        self.num_actions = self.num_backward_actions = n
-        self.max_steps = k
-
-    def reset(self, n: int) -> Tensor:
-        return torch.zeros(n, self.state_dim, dtype=torch.int64, device=self.device)
-
-    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        return states.scatter(1, actions[:, None], 1), actions
-
-    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
-        return states.scatter(1, backward_actions[:, None], 0), backward_actions
-
-    def action_mask(self, states: Tensor) -> Tensor:
-        return (states == 0) & (states.sum(1, keepdim=True) < self.k)
-
-    def backward_action_mask(self, states: Tensor) -> Tensor:
-        return states == 1
-
-    def log_reward(self, states: Tensor) -> Tensor:
-        return states.float().cumsum(1).sum(1)
-
-    def log_num_trajectories(self, states: Tensor) -> Tensor:
-        return torch.lgamma(states.sum(1) + 1.0)
-
-    def sample_target(self, n: int, generator: torch.Generator) -> Tensor:
-        uniform = torch.rand(n, self.state_dim, generator=generator)
-        return torch.zeros(n, self.state_dim, dtype=torch.int64).scatter(1, uniform.topk(self.k).indices, 1)
-
-
-class Bag(DAG):
-    """Fill `k` slots with items `1 .. n`; taking one out moves the last item into its slot, a renaming of slots."""
-
-    def __init__(self, n: int = 3, k: int = 3, device: str = "cpu") -> None:
-        super().__init__(device)
-        self.nvec = (n + 1,) * k
-        self.num_actions, self.num_backward_actions = n, k
-        self.max_steps = k
-
-    def _used(self, states: Tensor) -> Tensor:
-        return (states > 0).sum(1, keepdim=True)
-
-    def reset(self, n: int) -> Tensor:
-        return torch.zeros(n, self.state_dim, dtype=torch.int64, device=self.device)
-
-    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        slot = self._used(states).clamp(max=self.state_dim - 1)
-        return states.scatter(1, slot, actions[:, None] + 1), slot[:, 0]
-
-    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
-        slot, last = backward_actions[:, None], (self._used(states) - 1).clamp(min=0)
-        moved = states.scatter(1, slot, states.gather(1, last)).scatter(1, last, 0)
-        return moved, (states.gather(1, slot)[:, 0] - 1).clamp(min=0)
-
-    def action_mask(self, states: Tensor) -> Tensor:
-        return (self._used(states) < self.state_dim).repeat(1, self.num_actions)
-
-    def backward_action_mask(self, states: Tensor) -> Tensor:
-        return states > 0
-
-    def log_reward(self, states: Tensor) -> Tensor:
-        return states.float().sum(1).sqrt()
-
-    def log_num_trajectories(self, states: Tensor) -> Tensor:
-        return torch.lgamma(self._used(states)[:, 0] + 1.0)
-
-    def canonical(self, states: Tensor) -> Tensor:
-        return states.sort(1, descending=True).values
-
 
 LAWFUL = {
     "line": lambda device="cpu": Hypergrid(dim=1, side=2, device=device),
@@ -94,6 +18,7 @@ LAWFUL = {
     "cube": lambda device="cpu": Hypergrid(dim=3, side=5, reward="hard", device=device),
     "subsets": lambda device="cpu": Subsets(device=device),
     "bag": lambda device="cpu": Bag(device=device),
+    "skips": lambda device="cpu": Skips(device=device),
 }
 
 
@@ -209,7 +134,7 @@ def _draw_with(change: Callable) -> DAG:
 BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     # Sizes.
     "no_nvec": (lambda: _with(_grid(), nvec=[4, 4, 2]), "nvec must be a non-empty tuple"),
-    "nvec_of_numpy_integers": (lambda: _with(_grid(), nvec=(4, 4, 2.0)), r"nvec\[2\] must be an int"),
+    "nvec_of_floats": (lambda: _with(_grid(), nvec=(4, 4, 2.0)), r"nvec\[2\] must be an int"),
     "num_actions_zero": (lambda: _with(_grid(), num_actions=0), "num_actions must be an int of at least 1"),
     "num_backward_actions_none": (lambda: _with(_grid(), num_backward_actions=None), "num_backward_actions must be"),
     "max_steps_bool": (lambda: _with(_grid(), max_steps=True), "max_steps must be an int"),
@@ -266,7 +191,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
         "backward_action_mask misses a parent",
     ),
     "parent_missed_at_one_terminal_state": (
-        lambda: _subsets(backward_action_mask=lambda f, s: _set(f(s), ((s[:, 0] + s[:, 2] + s[:, 5] == 3), 5), False)),
+        lambda: _subsets(backward_action_mask=lambda f, s: _set(f(s), (s[:, 0] + s[:, 2] + s[:, 5] == 3, 5), False)),
         "backward_action_mask misses a parent",
     ),
     "no_parent": (
@@ -378,6 +303,10 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "target_not_terminal": (
         lambda: _draw_with(lambda f, n, generator: f(n, generator) * 0),
         "sample_target returns a state that is not terminal",
+    ),
+    "target_outside": (
+        lambda: _draw_with(lambda f, n, generator: f(n, generator) * 2),
+        "sample_target gives a state outside nvec",
     ),
     "target_ignores_generator": (
         lambda: _draw_with(_another_seed_each_time(count())),

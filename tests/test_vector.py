@@ -173,6 +173,9 @@ def test_finished_rows_need_a_reset_when_autoreset_is_disabled():
     env = small(autoreset_mode=AutoresetMode.DISABLED)
     with pytest.raises(ResetNeeded, match="reset"):
         env.step(np.zeros(3, dtype=int))
+    env.reset(options={"reset_mask": np.array([True, True, False])})
+    with pytest.raises(ResetNeeded, match="environment 2"):
+        env.step(np.zeros(3, dtype=int))
     env.reset()
     env.step(np.array([0, STOP, 0]))
     with pytest.raises(ResetNeeded, match=r"\[1\]"):
@@ -210,7 +213,12 @@ def test_actions_of_rows_that_reset_are_ignored():
 
 def test_returned_arrays_are_never_shared_with_the_environment():
     env = small(autoreset_mode="SameStep")
-    env.reset()
+    obs, infos = env.reset()
+    obs[...] = infos["log_reward"][...] = infos["action_mask"][...] = 0.5
+    obs, infos = env.reset()
+    assert obs.tolist() == [[0, 0, 0]] * 3
+    assert infos["log_reward"].tolist() == [0.0, 0.0, 0.0]
+    assert infos["action_mask"].all()
     obs, rewards, terminated, truncated, infos = env.step(np.array([0, STOP, 0]))
     infos = {**infos, **{f"final {key}": value for key, value in infos["final_info"].items()}}
     for array in (obs, rewards, terminated, truncated, *(a for a in infos.values() if isinstance(a, np.ndarray))):

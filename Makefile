@@ -1,0 +1,42 @@
+# Two commands do everything: `make train` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-all check bench format clean
+
+help:  ## list the commands
+	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+
+.venv: .venv/installed  ## create the virtual environment and install everything, exactly as locked
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+train: .venv  ## the main job: Munchausen DQN with TLM on the 4-dimensional hypergrid of side 20
+	$(BIN)/python agents/run.py --agent mdqn --backward tlm --trajectories 112000 --seed 3 --out runs/main --overwrite
+
+test: .venv  ## style and the quick tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-all: .venv  ## the slow tests besides
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+
+check: .venv  ## types (pyright fetches itself from npm the first time)
+	$(BIN)/pyright
+
+bench: .venv  ## speed of rollouts, training and the vector environment
+	$(BIN)/python -m agents.bench
+
+format: .venv  ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the virtual environment and caches; runs stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

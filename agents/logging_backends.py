@@ -1,0 +1,51 @@
+"""Metrics to TensorBoard or Weights & Biases, each from its own optional package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Logger(Protocol):
+    """Receives the metrics of each evaluation."""
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Take one evaluation's metrics."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class TensorBoard:
+    """Event files in the run's folder: `tensorboard --logdir runs`."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("--tensorboard needs the extra: pip install 'gfn-envs[tensorboard]'") from None
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, int(metrics["trajectories"]))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A Weights & Biases run in the project gfn-envs; WANDB_MODE=offline keeps it local."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("--wandb needs the extra: pip install 'gfn-envs[wandb]'") from None
+        self._run = wandb.init(project="gfn-envs", dir=str(folder), config=settings)
+
+    def log(self, metrics: dict[str, float]) -> None:
+        self._run.log(metrics, step=int(metrics["trajectories"]))
+
+    def close(self) -> None:
+        self._run.finish()
