@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from agents.config import Config
 from agents.trainer import Trainer
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 1
+PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png")
 
 
 class RunFileError(ValueError):
@@ -30,8 +32,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"cannot write {path}: {error.strerror or error}") from error
         raise
 
 
@@ -49,28 +53,43 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files of an earlier run, and nothing else."""
-        for file in (self.checkpoint, self.metrics, self.summary, self.config, *self.path.glob("*.png")):
+        for file in (self.checkpoint, self.metrics, self.summary, self.config):
+            file.unlink(missing_ok=True)
+        for name in PICTURES:
+            (self.path / name).unlink(missing_ok=True)
+        for file in self.path.glob("events.out.tfevents.*"):
             file.unlink(missing_ok=True)
 
     def start(self, config: Config) -> None:
-        """Make the folder and write the settings."""
+        """Make the folder, remove what a killed run left half written, and write the settings."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES):
+            for left in self.path.glob(f".{name}.*"):
+                left.unlink(missing_ok=True)
         write_atomically(self.config, (config.to_json() + "\n").encode())
 
     def read_config(self) -> Config:
         """Return the settings of the run in this folder; `RunFileError` if there is none."""
         try:
-            return Config.from_dict(json.loads(self.config.read_text()))
-        except FileNotFoundError:
+            return Config.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
             raise RunFileError(
                 f"{self.path} holds no run (no config.json): give the folder that --out named."
             ) from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RunFileError(f"{self.config} is damaged or not of this project: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise RunFileError(
+                f"{self.config} is damaged or not of this project: {_first_line(error)}. Nothing was changed."
+            ) from None
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint, then the metrics that it holds."""
-        content = {"format": FORMAT, "version": VERSION, "state": trainer.state_dict()}
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "config": trainer.config.to_json(),
+            "device": trainer.dag.device.type,
+            "state": trainer.state_dict(),
+        }
         data = io.BytesIO()
         torch.save(content, data)
         write_atomically(self.checkpoint, data.getvalue())
@@ -78,33 +97,39 @@ class RunFolder:
 
     def write_metrics(self, trainer: Trainer) -> None:
         """Write one JSON object an evaluation."""
-        lines = "".join(json.dumps(metrics) + "\n" for metrics in trainer.history)
+        lines = "".join(_json(metrics) + "\n" for metrics in trainer.history)
         write_atomically(self.metrics, lines.encode())
 
     def load(self, trainer: Trainer) -> bool:
-        """Bring `trainer` to the checkpoint and the metrics file in line with it; False where there is none yet.
+        """Bring `trainer` to the checkpoint; False where there is none yet.
 
-        Raises `RunFileError` for a damaged or foreign file and leaves every file as it is.
+        Raises `RunFileError` for a damaged or foreign file. Changes no file.
         """
         if not self.checkpoint.exists():
             return False
-        state = self._read()
+        content = self._read()
         try:
-            trainer.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            self._check_fit(content, trainer)
+            trainer.load_state_dict(content["state"])
+        except Exception as error:  # whatever a foreign file's content leads to
             raise RunFileError(
-                f"{self.checkpoint} does not fit the settings in {self.config.name}: {_first_line(error)}"
+                f"{self.checkpoint} does not fit the settings in {self.config.name}: {_first_line(error)}. "
+                "Nothing was changed."
             ) from None
-        self.write_metrics(trainer)
         return True
 
     def _read(self) -> dict[str, Any]:
         try:
+            # torch.load does not look at the archive's checksums: a flipped bit would become a wrong weight.
+            with zipfile.ZipFile(self.checkpoint) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"wrong checksum of {damaged}")
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # random bytes lead to errors of any class
+            reason = _first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
             raise RunFileError(
-                f"{self.checkpoint} is damaged or no checkpoint ({_first_line(error)}). Nothing was changed; move it "
-                "away to start this run again with --resume, or use --overwrite."
+                f"{self.checkpoint} is damaged or no checkpoint ({reason}). Nothing was changed; move it away to start "
+                "this run again with --resume, or use --overwrite."
             ) from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise RunFileError(f"{self.checkpoint} is not a checkpoint of this project. Nothing was changed.")
@@ -113,12 +138,27 @@ class RunFolder:
                 f"{self.checkpoint} has version {content.get('version')!r}, this program reads {VERSION}. "
                 "Nothing was changed."
             )
-        return content["state"]
+        return content
+
+    def _check_fit(self, content: dict[str, Any], trainer: Trainer) -> None:
+        """Raise `ValueError` unless the checkpoint is of a run with the same settings, on the same kind of device."""
+        other = trainer.config.differences(Config.from_dict(json.loads(content["config"])))
+        other.pop("trajectories", None)
+        if other:
+            raise ValueError(", ".join(f"{name} is {own!r} there and {its!r} here" for name, (own, its) in other.items()))
+        if content["device"] != trainer.dag.device.type:
+            raise ValueError(f"it was written on {content['device']}, and this run is on {trainer.dag.device.type}")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the final figures."""
-        write_atomically(self.summary, (json.dumps(summary, indent=2) + "\n").encode())
+        write_atomically(self.summary, (_json(summary, indent=2) + "\n").encode())
+
+
+def _json(values: dict[str, Any], indent: int | None = None) -> str:
+    """Return strict JSON, which has no NaN and no infinity: null stands for them."""
+    strict = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(strict, indent=indent, allow_nan=False)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    return str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__

@@ -19,11 +19,11 @@ class OptimizerSettings:
     """Adam for the forward objective."""
 
     lr: float = 1e-3
-    """Learning rate."""
+    """Learning rate of the forward objective."""
     log_z_lr: float = 1e-1
     """Learning rate of the parameter log Z (tb)."""
     weight_decay: float = 0.0
-    """L2 penalty."""
+    """L2 penalty on the weights."""
     max_grad_norm: float = 0.0
     """Gradients are scaled down to this norm; 0 leaves them."""
 
@@ -35,7 +35,7 @@ class NetworkSettings:
     width: int = 256
     """Units of a hidden layer."""
     layers: int = 2
-    """Hidden layers."""
+    """Number of hidden layers."""
     shared_torso: bool = True
     """One torso for P_F, P_B and the flow; otherwise each has its own."""
 
@@ -49,15 +49,15 @@ class Config:
     backward: str = "tlm"
     """Backward policy: uniform, maxent, naive, tlm or pessimistic."""
     env: str = "gfn/Hypergrid-v0"
-    """Id of the environment."""
+    """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     trajectories: int = 1_000_000
     """Trajectories to train on."""
     batch_size: int = 16
-    """Trajectories an iteration."""
+    """Trajectories per iteration."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of everything random: equal seeds give equal runs."""
     device: str = "auto"
     """Where to compute: auto (cuda if there is one), cpu or cuda."""
     threads: int = 1
@@ -71,9 +71,9 @@ class Config:
     epsilon: float = 0.0
     """Probability of a uniformly random action while sampling, at the start."""
     epsilon_end: float = 0.0
-    """The same at the end of its schedule."""
+    """The same at the end of its schedule, --epsilon-trajectories."""
     epsilon_trajectories: int = 0
-    """Trajectories over which epsilon falls linearly to epsilon_end; 0 keeps it at epsilon."""
+    """Trajectories over which --epsilon moves linearly to --epsilon-end; 0 keeps it as it is."""
     learning_starts: int = 0
     """Iterations that only collect, before the first update."""
     subtb_lambda: float = 0.9
@@ -91,11 +91,18 @@ class Config:
             raise ValueError(f"--env-kwargs is not JSON ({error}): {self.env_kwargs!r}") from None
         if not isinstance(kwargs, dict):
             raise ValueError(f"--env-kwargs must be a JSON object like '{{\"dim\": 2}}', got {self.env_kwargs!r}")
+        if "device" in kwargs:
+            raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
         return kwargs
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2)
+
+    def differences(self, other: Config) -> dict[str, tuple[Any, Any]]:
+        """Return the settings that differ from `other`: dotted name -> own value and the other's."""
+        own, others = flatten(self), flatten(other)
+        return {name: (value, others[name]) for name, value in own.items() if value != others[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
@@ -106,11 +113,20 @@ class Config:
 _SECTIONS = {"optim": OptimizerSettings, "pb": BackwardSettings, "dqn": DQNSettings, "net": NetworkSettings}
 
 
-def _from_dict(cls: type, values: dict[str, Any]) -> Any:
-    known = {f.name for f in dataclasses.fields(cls)}
-    if unknown := set(values) - known:
-        raise ValueError(f"unknown settings in {cls.__name__}: {', '.join(sorted(unknown))}")
-    return cls(**{k: _from_dict(_SECTIONS[k], v) if k in _SECTIONS else v for k, v in values.items()})
+def _from_dict(cls: type, values: Any, prefix: str = "") -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix or 'the settings'} must be a JSON object, got {values!r}")
+    types = {f.name: type(getattr(cls(), f.name)) for f in dataclasses.fields(cls)}
+    if unknown := set(values) - set(types):
+        raise ValueError(f"unknown settings: {', '.join(prefix + name for name in sorted(unknown))}")
+    made = {}
+    for name, value in values.items():
+        if name in _SECTIONS:
+            value = _from_dict(_SECTIONS[name], value, f"{prefix}{name}.")
+        elif type(value) is not types[name] and not (types[name] is float and type(value) is int):
+            raise ValueError(f"{prefix}{name} must be {types[name].__name__}, got {value!r}")
+        made[name] = value
+    return cls(**made)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -147,5 +163,5 @@ ENV_PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
 def preset(env: str, agent: str) -> Config:
     """Return the default settings of `agent` on `env`: the paper's where it has them."""
     values = {"agent": agent, "env": env, **AGENT_PRESETS.get(agent, {})}
-    rows = ENV_PRESETS.get(env, {})
+    rows = ENV_PRESETS.get(env.rpartition(":")[2], {})
     return with_values(Config(), values | rows.get("all", {}) | rows.get(agent, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,14 +17,20 @@ class Logger(Protocol):
         """Write what is left."""
 
 
+def require(package: str) -> None:
+    """Raise `ModuleNotFoundError` with the command that installs it, unless the optional `package` is there."""
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f"--{package} needs a package that is not installed: pip install 'gfn-envs[{package}]'"
+        )
+
+
 class TensorBoard:
     """Event files in the run's folder: `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("--tensorboard needs the extra: pip install 'gfn-envs[tensorboard]'") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder))
 
     def log(self, metrics: dict[str, float]) -> None:
@@ -38,10 +45,8 @@ class WandB:
     """A Weights & Biases run in the project gfn-envs; WANDB_MODE=offline keeps it local."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("--wandb needs the extra: pip install 'gfn-envs[wandb]'") from None
+        import wandb  # pyright: ignore[reportMissingImports]
+
         self._run = wandb.init(project="gfn-envs", dir=str(folder), config=settings)
 
     def log(self, metrics: dict[str, float]) -> None:

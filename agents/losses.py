@@ -6,6 +6,8 @@ T]` and `mask [B, T]` (True at real steps), and return one loss a trajectory, `[
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,9 +38,11 @@ def subtrajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask
     potential = _potential(log_flow, log_pf, log_pb, mask)
     states = potential.shape[1]
     first, last = torch.triu_indices(states, states, 1, device=mask.device)
-    weight = mask[:, last - 1] * (lamda ** (last - first).to(potential.dtype))
-    weight = weight / weight.sum(1, keepdim=True)
-    residual = torch.where(mask[:, last - 1], potential[:, first] - potential[:, last], 0.0)
+    real = mask[:, last - 1]
+    # In logs, since lamda^T overflows on long trajectories.
+    log_weight = (last - first).to(potential.dtype) * math.log(lamda)
+    weight = torch.where(real, log_weight, -torch.inf).softmax(1)
+    residual = torch.where(real, potential[:, first] - potential[:, last], 0.0)
     return (weight * residual.square()).sum(1)
 
 

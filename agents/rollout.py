@@ -212,6 +212,8 @@ class _Segments:
         else:
             states, actions, reverse, mask = self._merge()
         mask = mask.bool()
+        # A DAG may answer anything where an action is illegal, as those of finished rows are.
+        reverse = reverse * mask
         lengths = mask.sum(1)
         if backward:
             place = torch.arange(states.shape[1], device=self.device)

@@ -11,7 +11,7 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from gfn_envs.dag import DAG, log_rewards_or_error
-from gfn_envs.errors import choose
+from gfn_envs.errors import choose, integer_at_least
 
 STEP_LIMIT_FACTOR = 10
 """An episode is truncated after this many times `dag.max_steps` steps, unless the caller sets a limit."""
@@ -229,6 +229,11 @@ class Walkers:
             draw(self.dag, torch.stack(path) if path else self.view.states[row : row + 1])
             for row, path in enumerate(paths)
         ]
+
+
+def checked_step_limit(limit: int | None, dag: DAG) -> int:
+    """Return `limit`, or the default where it is None; `ValueError` unless it is an integer of at least 1."""
+    return STEP_LIMIT_FACTOR * dag.max_steps if limit is None else integer_at_least("step_limit", limit, 1)
 
 
 def start_states(dag: DAG, value: Any, num: int) -> np.ndarray:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import operator
-import sys
-from types import FrameType
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import logger, spaces
-from gymnasium.wrappers import TimeLimit
 
-from gfn_envs._walkers import RENDERERS, STEP_LIMIT_FACTOR, Walkers, start_states
+from gfn_envs._walkers import RENDERERS, Walkers, checked_step_limit, start_states
 from gfn_envs.errors import choose
 from gfn_envs.registry import build
 
@@ -45,9 +42,8 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
 
     Termination: `step` at a terminal state, `step_backward` at s0. After that, or before the first reset, a step raises
     `gymnasium.error.ResetNeeded`.
-    Truncation: after `step_limit` = 10 `dag.max_steps` steps, which only invalid or backward actions can use up. A
-    `gymnasium.wrappers.TimeLimit`, such as `gymnasium.make(id, max_episode_steps=k)` adds, replaces that limit, be it
-    smaller or larger.
+    Truncation: after `step_limit` steps; by default 10 `dag.max_steps`, which only invalid or backward actions can use
+    up. `gymnasium.make(id, max_episode_steps=k)` can shorten an episode further.
     Start: s0, or `reset(options={"state": x})` for any state x of the DAG; a terminal x is a start for `step_backward`.
 
     Args:
@@ -56,6 +52,7 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
         invalid_action: what an illegal action does, besides moving nothing: `"noop"` gives reward 0, `"terminate"` ends
             the episode with reward 0 (which beats a negative log R), `"raise"` raises `ValueError`.
         render_mode: None, `"ansi"` (the path as text) or `"rgb_array"` (the path drawn, uint8 `[height, width, 3]`).
+        step_limit: steps after which an episode is truncated, at least 1; None for the default above.
         device: where the DAG lives; observations are numpy arrays anyway.
         kwargs: keyword arguments of the DAG's class.
     """
@@ -68,6 +65,7 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
         reward_mode: str = "log_reward",
         invalid_action: str = "noop",
         render_mode: str | None = None,
+        step_limit: int | None = None,
         device: str = "cpu",
         **kwargs: Any,
     ) -> None:
@@ -78,7 +76,7 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
         self._walk = Walkers(
             self.dag, 1, reward_mode=reward_mode, invalid_action=invalid_action, record=render_mode is not None
         )
-        self.step_limit = STEP_LIMIT_FACTOR * self.dag.max_steps
+        self.step_limit = checked_step_limit(step_limit, self.dag)
         self.observation_space = spaces.MultiDiscrete(list(self.dag.nvec))
         self.action_space = spaces.Discrete(self.dag.num_actions)
         self.backward_action_space = spaces.Discrete(self.dag.num_backward_actions)
@@ -110,7 +108,7 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
     def _result(
         self, rewards: np.ndarray, terminated: np.ndarray, invalid: np.ndarray
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        truncated = bool(self._walk.elapsed[0] >= self.step_limit) and not _has_time_limit(self, sys._getframe(1))
+        truncated = bool(self._walk.elapsed[0] >= self.step_limit)
         return self._walk.observations()[0], float(rewards[0]), bool(terminated[0]), truncated, self._info(invalid)
 
     def _info(self, invalid: np.ndarray) -> dict[str, Any]:
@@ -141,17 +139,3 @@ def _checked(action: Any, num_actions: int) -> np.ndarray:
     if not 0 <= index < num_actions:
         raise ValueError(f"An action must be an integer in 0 .. {num_actions - 1}, got {action!r}.")
     return np.array([index])
-
-
-def _has_time_limit(env: gymnasium.Env, frame: FrameType | None) -> bool:
-    """Tell whether a `TimeLimit` wrapper around `env` made the call that runs in `frame`.
-
-    Gymnasium applies `max_episode_steps` outside the environment and does not tell it, not even in
-    `env.unwrapped.spec`, so that the call stack is the only place to see it. Asked only of an episode that has reached
-    its own limit.
-    """
-    while frame is not None:
-        if frame.f_code is TimeLimit.step.__code__ and frame.f_locals["self"].unwrapped is env:
-            return True
-        frame = frame.f_back
-    return False

@@ -16,7 +16,7 @@ def closest_first(value: str, known: list[str]) -> list[str]:
 
 def choose(name: str, value: str, known: Mapping[str, T]) -> T:
     """Return `known[value]`, or raise `ValueError` listing the known names, closest first."""
-    if value in known:
+    if isinstance(value, str) and value in known:
         return known[value]
     listed = ", ".join(closest_first(str(value), list(known)))
     raise ValueError(f"Unknown {name} {value!r}. Known, closest first: {listed}.")

@@ -42,22 +42,47 @@ def registered() -> list[str]:
     return list(_ROWS)
 
 
+def find(id: str) -> tuple[str, dict[str, Any]]:
+    """Return the row of a registered id, the DAG's class as `"module:Class"` and its default keyword arguments.
+
+    As in Gymnasium, `"module:id"` first imports the module that registers the id. `ValueError` for a module that cannot
+    be found, and for an unknown id (the message lists the known ones, closest first).
+    """
+    module, colon, name = id.rpartition(":")
+    if colon:
+        _import(module, id)
+    return choose("environment id", name, _ROWS)
+
+
+def _import(module: str, id: str) -> None:
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"Environment id {id!r}: {module!r} is not the name of a module; write 'module:id'.")
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"Environment id {id!r}: cannot import {module!r} ({error}). The module must be installed, or lie in the "
+            "current folder."
+        ) from error
+
+
 def load(dag: str) -> type[DAG]:
     """Return the class named by `"module:Class"`."""
     module, _, name = dag.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
-def make(id: str, device: str | torch.device = "cpu", **kwargs: Any) -> DAG:
+def make(id: str, /, device: str | torch.device = "cpu", **kwargs: Any) -> DAG:
     """Make the bare DAG of a registered id on `device`, from the same row that `gymnasium.make` uses.
 
-    Raises `ValueError` for an unknown id (the message lists the known ones, closest first) and for bad arguments.
+    `"module:id"` first imports the module that registers the id. Raises `ValueError` for an unknown id (the message
+    lists the known ones, closest first) and for bad arguments.
     """
-    dag, defaults = choose("environment id", id, _ROWS)
+    dag, defaults = find(id)
     return build(dag, device=device, **{**defaults, **kwargs})
 
 
-def build(dag: str, device: str | torch.device = "cpu", **kwargs: Any) -> DAG:
+def build(dag: str, /, device: str | torch.device = "cpu", **kwargs: Any) -> DAG:
     """Make an instance of the class named by `"module:Class"`; a wrong keyword is an error listing the right ones."""
     import inspect
 

@@ -11,7 +11,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from gfn_envs._walkers import RENDERERS, STEP_LIMIT_FACTOR, Walkers, start_states
+from gfn_envs._walkers import RENDERERS, Walkers, checked_step_limit, start_states
 from gfn_envs.env import DAGEnv
 from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.registry import build
@@ -29,15 +29,16 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     row for every environment, and `final_obs` is a dense int64 array rather than an array of objects (zero in rows that
     `_final_obs` excludes).
 
-    Truncation: after `max_episode_steps` steps, by default 10 `dag.max_steps`.
+    Truncation: after `step_limit` steps, by default 10 `dag.max_steps`, or `max_episode_steps` if that is less.
     Start: s0, or `reset(options={"state": x})` with one state `[state_dim]` or one a row `[num_envs, state_dim]`.
 
     Args:
         num_envs: number of rows.
-        max_episode_steps: the time limit in steps, at least 1; None for the default above.
+        max_episode_steps: a time limit in steps, at least 1; None for none.
         autoreset_mode: when a finished row goes back to s0: `AutoresetMode.NEXT_STEP`, `SAME_STEP` (with `final_obs`
             and `final_info`), or `DISABLED` (by the caller, through `options["reset_mask"]`), or the value of one.
-        dag, reward_mode, invalid_action, render_mode, device, kwargs: as in `DAGEnv`; `render` returns a tuple.
+        dag, reward_mode, invalid_action, render_mode, step_limit, device, kwargs: as in `DAGEnv`; `render` returns a
+        tuple.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         reward_mode: str = "log_reward",
         invalid_action: str = "noop",
         render_mode: str | None = None,
+        step_limit: int | None = None,
         device: str = "cpu",
         **kwargs: Any,
     ) -> None:
@@ -63,8 +65,9 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._walk = Walkers(
             self.dag, num_envs, reward_mode=reward_mode, invalid_action=invalid_action, record=render_mode is not None
         )
-        limit = STEP_LIMIT_FACTOR * self.dag.max_steps if max_episode_steps is None else max_episode_steps
-        self.step_limit = integer_at_least("max_episode_steps", limit, 1)
+        self.step_limit = checked_step_limit(step_limit, self.dag)
+        if max_episode_steps is not None:
+            self.step_limit = min(self.step_limit, integer_at_least("max_episode_steps", max_episode_steps, 1))
         self.single_observation_space = spaces.MultiDiscrete(list(self.dag.nvec))
         self.single_action_space = spaces.Discrete(self.dag.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -118,7 +121,7 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not active.all():
             self._walk.restart(self._finished)
         rewards, terminated, invalid = self._walk.step(chosen, active)
-        truncated = active & (self._walk.elapsed >= self.step_limit)
+        truncated = self._walk.elapsed >= self.step_limit
         finished = terminated | truncated
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             self._finished = finished

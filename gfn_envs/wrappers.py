@@ -25,7 +25,7 @@ class BackwardWalk(gymnasium.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordCo
     Reward: that of `DAGEnv.step_backward`: log of the uniform backward policy on every edge with `reward_mode="soft"`,
     0 with the others.
     Termination: at s0.
-    Truncation: after `max_episode_steps` of the wrapped environment's spec, else after its own limit.
+    Truncation: after the wrapped environment's `step_limit`, or `max_episode_steps` of its spec if that is less.
     Start: `reset(options={"state": x})` with a terminal x, or else the end of a forward walk of uniformly drawn legal
     actions, seeded by `reset(seed=...)`.
 
@@ -42,7 +42,7 @@ class BackwardWalk(gymnasium.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordCo
         self._base = env.unwrapped
         self.action_space = self._base.backward_action_space
         if env.spec is not None and env.spec.max_episode_steps is not None:
-            self._base.step_limit = env.spec.max_episode_steps
+            self._base.step_limit = min(self._base.step_limit, env.spec.max_episode_steps)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Info]:
         """Go to a terminal state; return its observation and info. Raises `ValueError` if the one given is not."""

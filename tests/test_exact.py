@@ -26,8 +26,8 @@ def _random_policy(enumeration: Enumeration, seed: int = 1) -> Table:
 def test_the_full_hypergrid_has_the_known_partition_function(reward: str, z: float) -> None:
     enumeration = enumerate_dag(Hypergrid(dim=4, side=20, reward=reward))
     assert (enumeration.num_states, len(enumeration.terminal), len(enumeration.parents)) == (320_000, 160_000, 768_000)
-    # The state space holds float32 log rewards, so the sum is exact to their rounding only, and the closed form in full.
-    assert enumeration.log_z == pytest.approx(math.log(z), abs=1e-7)
+    # Log rewards are float32, so their sum is exact to that rounding; the closed form is exact.
+    assert enumeration.log_z == pytest.approx(math.log(z), abs=5e-9)
     assert enumeration.dag.log_partition() == pytest.approx(math.log(z), abs=1e-12)  # type: ignore[attr-defined]
 
 
@@ -52,7 +52,9 @@ def test_enumeration_finds_what_plain_python_finds(name: str) -> None:
     assert ends[-1] == len(edges)
     terminal = {i for i, state in enumerate(states) if not any(edge[0] == state for edge in edges)}
     assert enumeration.terminal.tolist() == sorted(terminal)
-    torch.testing.assert_close(enumeration.log_reward, dag.log_reward(enumeration.states[enumeration.terminal]).double())
+    torch.testing.assert_close(
+        enumeration.log_reward, dag.log_reward(enumeration.states[enumeration.terminal]).double()
+    )
     assert states[0] == tuple(dag.reset(1)[0].tolist())
 
 

@@ -80,9 +80,7 @@ class Flow:
         """Solve `dag` for a P_B drawn with `seed`."""
         enumeration = enumerate_dag(dag)
         generator = torch.Generator().manual_seed(seed)
-        logits = torch.randn(
-            enumeration.num_states, dag.num_backward_actions, generator=generator, dtype=torch.float64
-        )
+        logits = torch.randn(enumeration.num_states, dag.num_backward_actions, generator=generator, dtype=torch.float64)
         table = masked_log_softmax(logits, dag.backward_action_mask(enumeration.states))
         log_pb = table[enumeration.children, enumeration.backward_actions]
         log_flow = enumeration.log_flows(log_pb)

@@ -1,0 +1,185 @@
+"""Bit sequences: fill the words of a bit string, in any order or from left to right.
+
+Source: Malkin et al. 2022 (arXiv 2201.13259), section 5.3 (the benchmark); Tiapkin et al. 2024 (arXiv 2310.12934)
+(words in any order); modes and test set with seed 42: Gritsaev et al. 2025 (arXiv 2410.15474).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfn_envs.dag import DAG
+from gfn_envs.errors import choose, integer_at_least
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLOCKS = ("00000000", "11111111", "11110000", "00001111", "00111100")
+"""What modes are made of (Malkin et al. 2022)."""
+
+ORDERS = {"any": False, "autoregressive": True}
+
+
+def random_modes(n: int, count: int, seed: int) -> list[str]:
+    """Return `count` strings of `n` bits, each a row of random `BLOCKS` (cut to `n`), from numpy's legacy generator."""
+    random = np.random.RandomState(seed)
+    return ["".join(random.choice(BLOCKS) for _ in range(-(-n // 8)))[:n] for _ in range(count)]
+
+
+class BitSequence(DAG):
+    """A string of `n` bits in `L = n / k` words of `k` bits, each empty until it is set.
+
+    State: int64 `[B, L]`: 0 where the word is empty, `1 + value` where it is set, `value` the word read as a binary
+    number. Actions: with `order="any"`, `position * 2^k + value` sets an empty position; with
+    `order="autoregressive"`, `value` sets the first empty one.
+    Backward actions: with `order="any"`, `position` empties a set word; with `order="autoregressive"`, 0 empties the
+    last. Terminal states: no empty word.
+    Reward: `log R(x) = -exponent * min over modes of Hamming(x, mode)`, natural log.
+    Size: `(2^k + 1)^L` states in any order, `2^n` terminal; every trajectory has `L` steps.
+    Source: Malkin et al. 2022 (arXiv 2201.13259), section 5.3; Tiapkin et al. 2024 (arXiv 2310.12934).
+
+    Args:
+        n: number of bits, a multiple of `k`.
+        k: bits of a word, 1 to 16.
+        modes: how many random modes, or the modes themselves as strings of `n` characters 0 and 1.
+        modes_seed: seed of random modes; 42 gives the published ones.
+        exponent: factor on the distance, positive.
+        order: `"any"` or `"autoregressive"`.
+        mode_distance: a mode counts as found once a sample lies within this Hamming distance.
+        device: where its tensors live.
+    """
+
+    def __init__(
+        self,
+        n: int = 120,
+        k: int = 8,
+        modes: int | Sequence[str] = 60,
+        modes_seed: int = 42,
+        exponent: float = 2.0,
+        order: str = "any",
+        mode_distance: int = 30,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(device)
+        self.n, self.k = integer_at_least("n", n, 1), integer_at_least("k", k, 1)
+        if self.k > 16:
+            raise ValueError(f"k must be at most 16 (2^k words have an action each), got {k!r}.")
+        if self.n % self.k:
+            raise ValueError(f"n must be a multiple of k, got n = {n}, k = {k}.")
+        if not (isinstance(exponent, int | float) and 0 < exponent < math.inf):
+            raise ValueError(f"exponent must be a positive, finite number, got {exponent!r}.")
+        self.exponent, self.mode_distance = exponent, integer_at_least("mode_distance", mode_distance, 0)
+        self.autoregressive = choose("order", order, ORDERS)
+        self.modes = self._checked_modes(modes, integer_at_least("modes_seed", modes_seed, 0))
+        self.num_words, self.word_values = self.n // self.k, 2**self.k
+        self.nvec = (self.word_values + 1,) * self.num_words
+        self.num_actions = self.word_values * (1 if self.autoregressive else self.num_words)
+        self.num_backward_actions = 1 if self.autoregressive else self.num_words
+        self.max_steps = self.num_words
+        # Signs instead of bits: a product of signs counts agreements minus disagreements. An empty word has sign 0.
+        shifts = torch.arange(self.k - 1, -1, -1)
+        signs = 2.0 * (torch.arange(self.word_values).unsqueeze(1) >> shifts & 1) - 1
+        self._signs = torch.cat([torch.zeros(1, self.k), signs]).to(self.device)
+        bits = torch.tensor([[float(bit) for bit in mode] for mode in self.modes])
+        self._mode_signs = (2 * bits - 1).T.contiguous().to(self.device)
+
+    def _checked_modes(self, modes: int | Sequence[str], seed: int) -> list[str]:
+        if isinstance(modes, int):
+            return random_modes(self.n, integer_at_least("modes", modes, 1), seed)
+        if isinstance(modes, str) or not len(modes):
+            raise ValueError(f"modes must be a number or a list of bit strings, got {modes!r}.")
+        for mode in modes:
+            if not isinstance(mode, str) or len(mode) != self.n or set(mode) - {"0", "1"}:
+                raise ValueError(f"modes must be strings of {self.n} characters 0 and 1, got {mode!r}.")
+        return list(modes)
+
+    def reset(self, n: int) -> Tensor:
+        return torch.zeros(n, self.num_words, dtype=torch.int64, device=self.device)
+
+    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        values = actions % self.word_values
+        positions = (
+            self._num_set(states).clamp(max=self.num_words - 1)
+            if self.autoregressive
+            else (torch.div(actions, self.word_values, rounding_mode="floor"))
+        )
+        next_states = states.scatter(1, positions.unsqueeze(1), values.unsqueeze(1) + 1)
+        return next_states, torch.zeros_like(actions) if self.autoregressive else positions
+
+    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
+        positions = (self._num_set(states) - 1).clamp(min=0) if self.autoregressive else backward_actions
+        positions = positions.unsqueeze(1)
+        values = (states.gather(1, positions).squeeze(1) - 1).clamp(min=0)
+        actions = values if self.autoregressive else backward_actions * self.word_values + values
+        return states.scatter(1, positions, 0), actions
+
+    def action_mask(self, states: Tensor) -> Tensor:
+        empty = states == 0
+        empty = empty.any(1, keepdim=True) if self.autoregressive else empty
+        return empty.repeat_interleave(self.word_values, 1)
+
+    def backward_action_mask(self, states: Tensor) -> Tensor:
+        is_set = states > 0
+        return is_set.any(1, keepdim=True) if self.autoregressive else is_set
+
+    def distances(self, states: Tensor) -> Tensor:
+        """Return the Hamming distances of terminal `states [B, L]` to all modes, float32 `[B, modes]`."""
+        return (self.n - self._signs[states].flatten(1) @ self._mode_signs) / 2
+
+    def log_reward(self, states: Tensor) -> Tensor:
+        return -self.exponent * self.distances(states).amin(1)
+
+    def log_num_trajectories(self, states: Tensor) -> Tensor:
+        """Return log n(s) `[B]`: the words that are set, in any order."""
+        count = self._num_set(states).float()
+        return torch.zeros_like(count) if self.autoregressive else torch.lgamma(count + 1)
+
+    def modes_hit(self, states: Tensor) -> Tensor:
+        """Return bool `[B, modes]`: which modes terminal `states [B, L]` lie within `mode_distance` of."""
+        return self.distances(states) <= self.mode_distance
+
+    def test_states(self, seed: int = 42) -> Tensor:
+        """Return the published test set, `[n * modes, L]`: every mode with 0 .. n - 1 random bits flipped."""
+        random = np.random.RandomState(seed)
+        bits = np.array([[int(bit) for bit in mode] for mode in self.modes for _ in range(self.n)])
+        for row, mode_and_count in enumerate(np.ndindex(len(self.modes), self.n)):
+            if count := mode_and_count[1]:
+                bits[row, random.choice(self.n, size=count, replace=False)] ^= 1
+        return self.from_bits(torch.from_numpy(bits))
+
+    def from_bits(self, bits: Tensor) -> Tensor:
+        """Return terminal states `[B, L]` of bits `[B, n]` (0 and 1); `ValueError` for another width or other values."""
+        if bits.ndim != 2 or bits.shape[1] != self.n:
+            raise ValueError(f"bits must have shape [B, {self.n}], got {list(bits.shape)}.")
+        if not bool(((bits == 0) | (bits == 1)).all()):
+            raise ValueError("bits must be 0 or 1.")
+        powers = 2 ** torch.arange(self.k - 1, -1, -1, device=bits.device)
+        return ((bits.long().unflatten(1, (self.num_words, self.k)) * powers).sum(2) + 1).to(self.device)
+
+    def _num_set(self, states: Tensor) -> Tensor:
+        return (states > 0).sum(1)
+
+    def describe(self, states: Tensor) -> list[str]:
+        return [
+            " ".join(format(word - 1, f"0{self.k}b") if word else "." * self.k for word in row)
+            for row in states.tolist()
+        ]
+
+    def draw(self, path: Tensor, axes: Axes) -> None:
+        """Draw the words as rows of bits: white 0, black 1, grey empty; red frames differ from the nearest mode."""
+        signs = self._signs[path[-1:]].flatten(1)
+        nearest = int((signs @ self._mode_signs).argmax())
+        mode = self._mode_signs[:, nearest].view(self.num_words, self.k).cpu()
+        signs = signs.view(self.num_words, self.k).cpu()
+        axes.imshow((1 - signs.numpy()) / 2, cmap="gray", vmin=0, vmax=1, aspect="auto")
+        rows, columns = ((signs != 0) & (signs != mode)).nonzero(as_tuple=True)
+        axes.scatter(columns.numpy(), rows.numpy(), marker="s", s=30, facecolors="none", edgecolors="red")
+        axes.set_title(f"nearest mode {nearest}: {len(rows)} bits differ", fontsize=8)
+        axes.set_xlabel("bit")
+        axes.set_ylabel("word")
