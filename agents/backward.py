@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.buffer import RolloutBuffer
 from agents.losses import log_prob
-from agents.networks import Evaluation, Network, Target
+from agents.networks import Evaluation, Network, Targets
 from agents.optimizer import Optimizer
 from agents.rollout import Trajectories
 from gfn_envs.dag import DAG
@@ -127,7 +127,11 @@ class Likelihood(Backward):
     """P_B by maximum likelihood of trajectories, L = - sum_t log P_B(s_t-1 | s_t), with an optimizer of its own.
 
     tlm: the newest batch, a decaying learning rate, a slow copy in the forward loss. pessimistic: one of the last
-    batches, a constant rate, the network itself in the forward loss (a copy of rate 1).
+    batches, a constant rate, the network itself in the forward loss, without gradient.
+
+    Args:
+        seen: the network that the forward loss reads.
+        batch: what to learn from.
     """
 
     def __init__(
@@ -135,34 +139,30 @@ class Likelihood(Backward):
         dag: DAG,
         network: Network,
         optimizer: Optimizer,
-        target_rate: float,
+        seen: Network,
         batch: Callable[[RolloutBuffer], Trajectories],
     ) -> None:
         super().__init__(dag)
-        self.network, self.optimizer, self.batch = network, optimizer, batch
-        self.target = Target(network, target_rate)
+        self.network, self.optimizer, self.seen, self.batch = network, optimizer, seen, batch
 
     def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
-        with torch.no_grad():
-            return _log_pb(self.dag, self.target.copy.at(here.states), backward_actions)
+        return _log_pb(self.dag, here.under(self.seen), backward_actions).detach()
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
-        return self.target.copy.at(states).backward_logits
+        return self.seen.at(states).backward_logits
 
     def update(self, buffer: RolloutBuffer) -> Tensor:
         rows = self.batch(buffer).rows
         log_pb = _log_pb(self.dag, self.network.at(rows.states), rows.backward_actions)
         loss = -torch.where(rows.has_parent, log_pb, 0.0).sum() / rows.shape[0]
         self.optimizer.minimise(loss)
-        self.target.update()
         return loss.detach()
 
     def state_dict(self) -> dict:
-        return {"target": self.target.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
@@ -206,30 +206,30 @@ def _log_pb(dag: DAG, here: Evaluation, backward_actions: Tensor) -> Tensor:
     return log_prob(here.backward_logits, dag.backward_action_mask(here.states), backward_actions)
 
 
-def uniform(dag: DAG, network: Network, settings: BackwardSettings) -> Backward:
+def uniform(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """1 / number of parents."""
     return Uniform(dag)
 
 
-def maxent(dag: DAG, network: Network, settings: BackwardSettings) -> Backward:
+def maxent(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """n(s)/n(s'), exact where the DAG counts its trajectories, learned elsewhere."""
     if settings.exact_maxent and dag.offers("log_num_trajectories"):
         return ExactMaxent(dag)
     return LearnedMaxent(dag, network, Optimizer(network, [(network.parameters_of("pb", "count"), settings.lr)]))
 
 
-def naive(dag: DAG, network: Network, settings: BackwardSettings) -> Backward:
+def naive(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """Learned by the forward loss."""
     return Naive(dag, network)
 
 
-def tlm(dag: DAG, network: Network, settings: BackwardSettings) -> Backward:
+def tlm(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """Trajectory likelihood maximisation on the newest batch."""
     optimizer = Optimizer(network, [(network.parameters_of("pb"), settings.lr)], decay=settings.lr_decay)
-    return Likelihood(dag, network, optimizer, settings.target_rate, lambda buffer: buffer.newest)
+    return Likelihood(dag, network, optimizer, targets.get(settings.target_rate), lambda buffer: buffer.newest)
 
 
-def pessimistic(dag: DAG, network: Network, settings: BackwardSettings) -> Backward:
+def pessimistic(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """Likelihood of one of the last batches."""
     optimizer = Optimizer(network, [(network.parameters_of("pb"), settings.lr)])
-    return Likelihood(dag, network, optimizer, 1.0, RolloutBuffer.past)
+    return Likelihood(dag, network, optimizer, network, RolloutBuffer.past)

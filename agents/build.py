@@ -20,7 +20,7 @@ from agents.buffer import RolloutBuffer
 from agents.config import Config, flatten, preset
 from agents.evaluation import Evaluator
 from agents.mdqn import MunchausenDQN
-from agents.networks import MLP, Network
+from agents.networks import MLP, Network, Targets
 from agents.optimizer import Optimizer
 from agents.trainer import Trainer
 from gfn_envs import make
@@ -32,7 +32,7 @@ from gfn_envs.errors import choose
 class AgentRow:
     """How to make an agent, and the settings that only some agents read."""
 
-    make: Callable[[Config, DAG, Network, Backward], Agent]
+    make: Callable[[Config, DAG, Network, Targets, Backward], Agent]
     reads: frozenset[str] = frozenset()
     replays: bool = False
 
@@ -41,7 +41,7 @@ class AgentRow:
 class BackwardRow:
     """How to make a backward policy, and the settings that only some of them read."""
 
-    make: Callable[[DAG, Network, BackwardSettings], Backward]
+    make: Callable[[DAG, Network, Targets, BackwardSettings], Backward]
     reads: frozenset[str] = frozenset()
 
 
@@ -54,16 +54,16 @@ def _edge_flow_agent(loss: Loss, per_edge: bool, config: Config, dag: DAG, netwo
     return Balance(dag, network, pb, NetworkFlow(), loss, per_edge, _optimizer(config, network, groups))
 
 
-def _db(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+def _db(config: Config, dag: DAG, network: Network, targets: Targets, pb: Backward) -> Agent:
     return _edge_flow_agent(losses.detailed_balance, True, config, dag, network, pb)
 
 
-def _subtb(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+def _subtb(config: Config, dag: DAG, network: Network, targets: Targets, pb: Backward) -> Agent:
     loss = partial(losses.subtrajectory_balance, lamda=config.subtb_lambda)
     return _edge_flow_agent(loss, False, config, dag, network, pb)
 
 
-def _tb(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+def _tb(config: Config, dag: DAG, network: Network, targets: Targets, pb: Backward) -> Agent:
     flow = ConstantFlow(dag.device)
     groups = [
         (network.parameters_of("pf", *pb.learned_by_agent), config.optim.lr),
@@ -72,10 +72,10 @@ def _tb(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
     return Balance(dag, network, pb, flow, losses.trajectory_balance, False, _optimizer(config, network, groups))
 
 
-def _mdqn(config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
+def _mdqn(config: Config, dag: DAG, network: Network, targets: Targets, pb: Backward) -> Agent:
     heads = ("pf", "flow") if config.dqn.dueling else ("pf",)
     groups = [(network.parameters_of(*heads, *pb.learned_by_agent), config.optim.lr)]
-    return MunchausenDQN(dag, network, pb, _optimizer(config, network, groups), config.dqn)
+    return MunchausenDQN(dag, network, targets, pb, _optimizer(config, network, groups), config.dqn)
 
 
 _DQN = frozenset(name for name in flatten(Config()) if name.startswith("dqn."))
@@ -110,6 +110,8 @@ def check(config: Config) -> None:
                 f"{flag} {values[name]} has no effect with --agent {config.agent} --backward {config.backward}: "
                 "leave it out."
             )
+    if config.epsilon_trajectories == 0 and config.epsilon_end != defaults["epsilon_end"]:
+        raise ValueError(f"--epsilon-end {config.epsilon_end} has no effect without --epsilon-trajectories.")
     for name, (low, high) in _RANGES.items():
         if not low <= values[name] <= high:
             raise ValueError(f"--{name.replace('_', '-')} must lie in {low} .. {high}, got {values[name]!r}.")
@@ -140,7 +142,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dqn.l0": (-1e30, 0),
     "dqn.replay_capacity": (1, 2**24 - 1),
     "dqn.replay_batch": (1, 10**7),
-    "dqn.priority_alpha": (0, 10),
+    "dqn.priority_alpha": (0, 1),
     "dqn.priority_beta": (0, 10),
     "dqn.target_rate": (0, 1),
     "dqn.target_every": (1, 10**9),
@@ -169,13 +171,14 @@ def build_trainer(config: Config, dag: DAG) -> Trainer:
         torch.manual_seed(config.seed)
         # Drawn on the CPU, so that a seed means the same weights on every device.
         network: Network = MLP(dag, config.net.width, config.net.layers, config.net.shared_torso, config.pb.zero_init)
-    backward = BACKWARD[config.backward].make(dag, network, config.pb)
+    targets = Targets(network)
+    backward = BACKWARD[config.backward].make(dag, network, targets, config.pb)
     row = AGENTS[config.agent]
-    agent = row.make(config, dag, network, backward)
+    agent = row.make(config, dag, network, targets, backward)
     past = config.pb.past_batches if "pb.past_batches" in BACKWARD[config.backward].reads else 1
     buffer = RolloutBuffer(dag, past, config.dqn.replay_capacity if row.replays else 0, seed=config.seed + 1)
     evaluator = Evaluator(dag, config.max_exact_edges, config.window)
-    return Trainer(config, dag, network, agent, backward, buffer, evaluator)
+    return Trainer(config, dag, network, targets, agent, backward, buffer, evaluator)
 
 
 def make_dag(config: Config) -> DAG:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from agents.config import Config
+from agents.logging_backends import EVENT_FILES
 from agents.trainer import Trainer
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 1
@@ -57,12 +58,15 @@ class RunFolder:
             file.unlink(missing_ok=True)
         for name in PICTURES:
             (self.path / name).unlink(missing_ok=True)
-        for file in self.path.glob("events.out.tfevents.*"):
+        for file in self.path.glob(EVENT_FILES):
             file.unlink(missing_ok=True)
 
     def start(self, config: Config) -> None:
         """Make the folder, remove what a killed run left half written, and write the settings."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
         for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES):
             for left in self.path.glob(f".{name}.*"):
                 left.unlink(missing_ok=True)
@@ -145,7 +149,7 @@ class RunFolder:
         other = trainer.config.differences(Config.from_dict(json.loads(content["config"])))
         other.pop("trajectories", None)
         if other:
-            raise ValueError(", ".join(f"{name} is {own!r} there and {its!r} here" for name, (own, its) in other.items()))
+            raise ValueError(", ".join(f"{name} is {its!r} there, {own!r} here" for name, (own, its) in other.items()))
         if content["device"] != trainer.dag.device.type:
             raise ValueError(f"it was written on {content['device']}, and this run is on {trainer.dag.device.type}")
 
@@ -161,4 +165,6 @@ def _json(values: dict[str, Any], indent: int | None = None) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
     return str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__

@@ -81,9 +81,10 @@ class Evaluator:
         }
 
     def state_dict(self) -> dict:
-        """Return everything collected."""
-        self.flush()
+        """Return everything collected; what is not counted yet stays so, as sums depend on how they are split."""
+        pending = [[torch.cat(part) for part in zip(*self._pending, strict=True)]] if self._pending else []
         return {
+            "pending": pending,
             "recent": self.recent.state_dict(),
             "unique": self.unique,
             "sums": dict(self._sums),
@@ -92,7 +93,8 @@ class Evaluator:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        self._pending.clear()
+        device = self.dag.device
+        self._pending = [(x.to(device), y.to(device), z.to(device)) for x, y, z in state["pending"]]
         self.recent.load_state_dict(state["recent"])
         self.unique, self._sums = state["unique"], dict(state["sums"])
         self.best_log_reward = state["best_log_reward"]

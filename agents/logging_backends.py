@@ -6,9 +6,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
+EVENT_FILES = "events.out.tfevents.*"
+"""Pattern of TensorBoard's file names."""
+
 
 class Logger(Protocol):
-    """Receives the metrics of each evaluation."""
+    """Receives the metrics of each evaluation, from the run's first on: after --resume, the earlier ones again."""
 
     def log(self, metrics: dict[str, float]) -> None:
         """Take one evaluation's metrics."""
@@ -21,16 +24,18 @@ def require(package: str) -> None:
     """Raise `ModuleNotFoundError` with the command that installs it, unless the optional `package` is there."""
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
-            f"--{package} needs a package that is not installed: pip install 'gfn-envs[{package}]'"
+            f"--{package} needs the package of that name, which is not installed: pip install {package}"
         )
 
 
 class TensorBoard:
-    """Event files in the run's folder: `tensorboard --logdir runs`."""
+    """Event files in the run's folder, in place of those of before a resume: `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        for old in folder.glob(EVENT_FILES):
+            old.unlink()
         self._writer = SummaryWriter(str(folder))
 
     def log(self, metrics: dict[str, float]) -> None:

@@ -15,7 +15,7 @@ from agents.agent import Agent
 from agents.backward import Backward
 from agents.buffer import RolloutBuffer, Transitions
 from agents.losses import log_prob
-from agents.networks import Evaluation, Network, Target
+from agents.networks import Evaluation, Network, Targets
 from agents.optimizer import Optimizer
 from agents.rollout import Policy
 from gfn_envs.dag import DAG
@@ -56,12 +56,18 @@ class MunchausenDQN(Agent):
     """
 
     def __init__(
-        self, dag: DAG, network: Network, backward: Backward, optimizer: Optimizer, settings: DQNSettings
+        self,
+        dag: DAG,
+        network: Network,
+        targets: Targets,
+        backward: Backward,
+        optimizer: Optimizer,
+        settings: DQNSettings,
     ) -> None:
         super().__init__(dag, network, backward)
         self.optimizer, self.settings = optimizer, settings
         self.temperature = 1 / (1 - settings.alpha)
-        self.target = Target(network, settings.target_rate, settings.target_every)
+        self.target = targets.get(settings.target_rate, settings.target_every)
 
     def policy(self) -> Policy:
         logits, temperature = self.network.sampler(), self.temperature
@@ -76,27 +82,25 @@ class MunchausenDQN(Agent):
 
     def td_errors(self, batch: Transitions) -> Tensor:
         """Return Q(s, a) minus its target, `[B]`, with gradient through Q (and through log P_B where it has one)."""
-        at = [
-            model.at(states)
-            for model in (self.network, self.target.copy)
-            for states in (batch.states, batch.next_states)
-        ]
-        return self._td_errors(batch, *at)
+        return self._td_errors(batch, self.network.at(batch.states), self.network.at(batch.next_states))
 
-    def _td_errors(
-        self, batch: Transitions, here: Evaluation, there: Evaluation, slow: Evaluation, slow_next: Evaluation
-    ) -> Tensor:
-        """As `td_errors`, given the network and its target at the states and at the next states."""
+    def _td_errors(self, batch: Transitions, here: Evaluation, there: Evaluation) -> Tensor:
+        """As `td_errors`, given the network at the states and at the next states."""
         settings, tau = self.settings, self.temperature
         mask, next_mask = self.dag.action_mask(batch.states), self.dag.action_mask(batch.next_states)
-        log_pi = log_prob(here.forward_logits / tau, mask, batch.actions)
-        q_taken = self._value(here, mask) + tau * log_pi
         log_pb = self.backward.log_prob(there, batch.backward_actions)
         with torch.no_grad():
+            slow, slow_next = here.under(self.target), there.under(self.target)
             value = torch.where(batch.done, batch.log_reward, self._value(slow_next, next_mask))
             log_pi = log_prob(slow.forward_logits / tau, mask, batch.actions)
             bonus = settings.alpha * (tau * log_pi).clamp(min=settings.l0, max=0.0)
-        return q_taken - (log_pb + value + bonus)
+        return self._taken(here, mask, batch.actions) - (log_pb + value + bonus)
+
+    def _taken(self, here: Evaluation, mask: Tensor, actions: Tensor) -> Tensor:
+        """Return Q(s, a) `[B]` of `actions [B]`."""
+        if self.settings.dueling:
+            return here.log_flow + self.temperature * log_prob(here.forward_logits / self.temperature, mask, actions)
+        return here.forward_logits.gather(1, actions.unsqueeze(1)).squeeze(1)
 
     def _value(self, here: Evaluation, mask: Tensor) -> Tensor:
         """Return V(s) `[B]` of soft Q-values; finite also where no action is legal."""
@@ -115,7 +119,6 @@ class MunchausenDQN(Agent):
         loss = (losses * weights * importance).mean()
         self.optimizer.minimise(loss)
         buffer.set_priorities(slots, self._priority(losses.detach()))
-        self.target.update()
         return loss.detach()
 
     @torch.no_grad()
@@ -123,21 +126,13 @@ class MunchausenDQN(Agent):
         """Put the newest batch into the ring, with the priorities of its present TD errors."""
         edges, rows = Transitions.of(buffer.newest), buffer.newest.rows
         # Every state but the first is a next state too: one pass over the rows serves both ends of the edges.
-        whole = [model.at(rows.states) for model in (self.network, self.target.copy)]
-        at = [evaluation.part(ends) for evaluation in whole for ends in (slice(0, -1), slice(1, None))]
-        losses = _huber(self._td_errors(edges, *at))
+        at = self.network.at(rows.states)
+        losses = _huber(self._td_errors(edges, at.part(slice(0, -1)), at.part(slice(1, None))))
         real = rows.has_action[:-1]
         buffer.add_transitions(edges, torch.where(real, self._priority(losses), 0.0))
 
     def _priority(self, losses: Tensor) -> Tensor:
         return (losses + 1e-8) ** self.settings.priority_alpha
-
-    def state_dict(self) -> dict:
-        return {"target": self.target.state_dict(), **super().state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.target.load_state_dict(state["target"])
-        super().load_state_dict(state)
 
 
 def _huber(errors: Tensor) -> Tensor:

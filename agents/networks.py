@@ -6,6 +6,7 @@ Source: one torso shared by P_F, P_B and F, zero-initialised last layer of P_B: 
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -73,6 +74,7 @@ class Evaluation:
         self.network, self.states = network, states
         self._features: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
+        self._under: dict[Network, Evaluation] = {}
 
     def _head(self, name: str) -> Tensor:
         if name not in self._outputs:
@@ -84,6 +86,17 @@ class Evaluation:
         if torso not in self._features:
             self._features[torso] = self.network.torsos[torso](self.states)
         return self.network.heads[name](self._features[torso])
+
+    def under(self, network: Network) -> Evaluation:
+        """Return a network's evaluation of the same states; asked for again, or for this network's, the same one."""
+        if network is self.network:
+            return self
+        if network not in self._under:
+            self._under[network] = self._make_under(network)
+        return self._under[network]
+
+    def _make_under(self, network: Network) -> Evaluation:
+        return Evaluation(network, self.states)
 
     def part(self, rows: slice) -> Evaluation:
         """Return the evaluation of some of the states; what it reads is computed for all of them, once."""
@@ -120,16 +133,17 @@ class _Part(Evaluation):
     def _compute(self, name: str) -> Tensor:
         return self._whole._head(name)[self._rows]
 
+    def _make_under(self, network: Network) -> Evaluation:
+        return self._whole.under(network).part(self._rows)
 
-class Target(nn.Module):
-    """A slow copy of a network, without gradient: theta_bar <- (1 - rate) theta_bar + rate theta, every `every`
-    updates.
+
+class Target:
+    """A slow copy of a network, without gradient: theta_bar <- (1 - rate) theta_bar + rate theta every `every` updates.
 
     It starts from the network's own weights.
     """
 
     def __init__(self, network: Network, rate: float, every: int = 1) -> None:
-        super().__init__()
         self.copy = copy.deepcopy(network).requires_grad_(False)
         self._source: list[Tensor] = list(network.parameters())
         self._slow: list[Tensor] = list(self.copy.parameters())
@@ -143,13 +157,32 @@ class Target(nn.Module):
         if self.updates % self.every == 0:
             self._move(self._slow, self._source, self.updates)
 
-    def get_extra_state(self) -> int:
-        """Return the number of updates so far."""
-        return self.updates
 
-    def set_extra_state(self, state: int) -> None:
-        """Restore the number of updates."""
-        self.updates = state
+class Targets:
+    """The slow copies of one network: who asks for the same rate gets the same copy, and shares its passes."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._targets: dict[tuple[float, int], Target] = {}
+
+    def get(self, rate: float, every: int = 1) -> Network:
+        """Return the copy with this rate and interval of updates."""
+        return self._targets.setdefault((rate, every), Target(self.network, rate, every)).copy
+
+    def update(self) -> None:
+        """Move every copy one step; the trainer does, at the end of an iteration."""
+        for target in self._targets.values():
+            target.update()
+
+    def state_dict(self) -> list[dict]:
+        """Return the weights and counters of the copies."""
+        return [{"copy": target.copy.state_dict(), "updates": target.updates} for target in self._targets.values()]
+
+    def load_state_dict(self, state: list[dict]) -> None:
+        """Restore what `state_dict` returned."""
+        for target, saved in zip(self._targets.values(), state, strict=True):
+            target.copy.load_state_dict(saved["copy"])
+            target.updates = saved["updates"]
 
 
 class MLPTorso(nn.Module):
@@ -178,10 +211,11 @@ class MLPTorso(nn.Module):
         """Return the forward pass as a plain function of the states, without module look-ups."""
         starts, (table, *weights), (first_bias, *biases) = self.starts, self.weights, self.biases
         hidden = list(zip(weights, biases, strict=True))
+        bags_of = functools.cache(lambda *size: torch.arange(0, size[0] * size[1], size[1], device=starts.device))
 
         def features(states: Tensor) -> Tensor:
-            bags = torch.arange(0, states.numel(), states.shape[1], device=states.device)
-            x = torch.embedding_bag(table, (states + starts).flatten(), bags)[0].add(first_bias).relu_()
+            rows = (states + starts).flatten()
+            x = torch.embedding_bag(table, rows, bags_of(*states.shape))[0].add_(first_bias).relu_()
             for weight, bias in hidden:
                 x = torch.addmm(bias, x, weight).relu_()
             return x

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
-from agents.checkpoint import write_atomically
+from agents.checkpoint import PICTURES, write_atomically
 from agents.rollout import rollout
 from agents.trainer import Trainer
 from gfn_envs.exact import Enumeration
@@ -46,77 +48,109 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
 
 
 def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
-    """Draw the run's pictures into `folder` and return their paths."""
-    figures = {"learning_curve.png": learning_curve(trainer.history), "trajectories.png": trajectories(trainer)}
+    """Draw the run's pictures into `folder` and return their paths; without an enumeration there is no distribution."""
+    curve, comparison, paths = (folder / name for name in PICTURES)
+    figures = {curve: learning_curve(trainer.history), paths: trajectories(trainer)}
     if trainer.evaluator.enumeration:
         learned = trainer.evaluator.enumeration.terminal_distribution(trainer.agent.policy())
-        figures["distribution.png"] = distribution(trainer.evaluator.enumeration, learned)
-    for name, figure in figures.items():
+        figures[comparison] = distribution(trainer.evaluator.enumeration, learned)
+    for path, figure in figures.items():
         data = io.BytesIO()
         FigureCanvasAgg(figure).print_png(data)
-        write_atomically(folder / name, data.getvalue())
-    return [folder / name for name in figures]
+        write_atomically(path, data.getvalue())
+    return list(figures)
+
+
+PANELS = (
+    ("distance to the target", ("l1_empirical", "l1_exact", "kl_exact"), "log"),
+    ("estimate of log Z, minus the true one", ("log_z_error",), "linear"),
+    ("mean reward", ("mean_reward", "mean_reward_exact", "mean_reward_target"), "linear"),
+    ("training loss", ("loss", "backward_loss"), "log"),
+)
+"""Title, metrics and scale of the learning curve's panels."""
+NAMES = {
+    **{key: heading for key, (heading, _) in COLUMNS.items()},
+    "mean_reward": "of the samples since the last evaluation",
+    "mean_reward_exact": "of the learned distribution",
+    "mean_reward_target": "of the target",
+}
 
 
 def learning_curve(history: list[dict[str, float]]) -> Figure:
     """Draw the metrics over the trajectories, one panel a kind."""
-    panels = [
-        ("distance to the target", ("l1_empirical", "l1_exact", "kl_exact"), "log"),
-        ("error of log Z", ("log_z_error",), "linear"),
-        ("mean reward", ("mean_reward", "mean_reward_exact", "mean_reward_target"), "linear"),
-        ("loss", ("loss", "backward_loss"), "log"),
-    ]
-    known = set(history[-1]) if history else set()
-    panels = [(title, [key for key in keys if key in known], scale) for title, keys, scale in panels]
-    panels = [panel for panel in panels if panel[1]] or [("no evaluation yet", [], "linear")]
-    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
-    for axes, (title, keys, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    panels = []
+    for title, keys, scale in PANELS:
+        # A logarithmic scale has no place for what is never positive, such as the loss of a P_B that does not learn.
+        shown = [key for key in keys if any(m.get(key, 0) > 0 or (scale == "linear" and key in m) for m in history)]
+        if shown:
+            panels.append((title, shown, scale))
+    figure = Figure(figsize=(11, 3.6 * max(1, (len(panels) + 1) // 2)), layout="constrained")
+    if not panels:
+        figure.suptitle("no evaluation yet")
+        return figure
+    grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
+    for axes, (title, keys, scale) in zip(grid, panels, strict=False):
         for key in keys:
-            values = [metrics[key] for metrics in history]
-            axes.plot([m["trajectories"] for m in history], values, label=key, marker="." if len(values) < 30 else "")
-        if scale == "log" and any(metrics[key] > 0 for metrics in history for key in keys):
-            axes.set_yscale("log")
+            values = [metrics.get(key, math.nan) for metrics in history]
+            style = {"marker": "." if len(values) < 30 else "", "linestyle": "--" if key.endswith("_target") else "-"}
+            axes.plot([m["trajectories"] for m in history], values, label=NAMES[key], **style)
+        axes.set_yscale(scale)
+        if scale == "linear" and len(keys) == 1:
+            axes.axhline(0, color="gray", linewidth=1, linestyle="--")
         axes.set_title(title)
         axes.set_xlabel("trajectories")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.grid(alpha=0.3)
-        if keys:
-            axes.legend()
+        if len(keys) > 1:
+            axes.legend(fontsize=9)
+    for axes in grid:  # what is left of the last row
+        axes.set_axis_off()
     return figure
 
 
 def distribution(enumeration: Enumeration, learned: Tensor, most: int = 3) -> Figure:
     """Draw the target's and the learned distribution's marginals over pairs of state components, as heat maps.
 
-    The first `most` pairs of components that vary over the terminal states; with one such component, a bar chart.
+    The first `most` pairs of components that vary over the terminal states; with at most one such, a bar chart.
     """
     states = enumeration.states[enumeration.terminal].cpu()
     target, learned = enumeration.target.cpu(), learned.cpu()
     varying = [i for i in range(states.shape[1]) if int(states[:, i].min()) != int(states[:, i].max())]
     nvec = enumeration.dag.nvec
-    if len(varying) == 1:
-        (i,) = varying
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        for p, name, width in ((target, "target", 0.8), (learned, "learned", 0.4)):
-            axes.bar(range(nvec[i]), _marginal(states[:, i], p, nvec[i]).numpy(), width=width, label=name)
-        axes.set_xlabel(f"state component {i}")
-        axes.legend()
-        return figure
+    if len(varying) < 2:
+        i = varying[0] if varying else 0
+        return _bars(i, *(_marginal(states[:, i], p, nvec[i]) for p in (target, learned)))
     pairs = list(itertools.combinations(varying, 2))[:most]
-    figure = Figure(figsize=(9.6, 3.1 * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(11, 3.3 * len(pairs) + 0.4), layout="constrained")
+    figure.suptitle("marginal probability of pairs of state components")
     for row, (i, j) in zip(figure.subplots(len(pairs), 3, squeeze=False), pairs, strict=True):
         index = states[:, i] * nvec[j] + states[:, j]
         maps = [_marginal(index, p, nvec[i] * nvec[j]).view(nvec[i], nvec[j]) for p in (target, learned)]
         maps.append(maps[1] - maps[0])
         top, spread = float(torch.stack(maps[:2]).max()), float(maps[2].abs().max()) or 1.0
         scales = [("viridis", 0.0, top), ("viridis", 0.0, top), ("coolwarm", -spread, spread)]
-        titles = ("target", "learned (exact)", "learned - target")
+        titles = ("target", "learned", "learned minus target")
         for axes, heat, title, (cmap, low, high) in zip(row, maps, titles, scales, strict=True):
-            image = axes.imshow(heat.T.numpy(), origin="lower", cmap=cmap, vmin=low, vmax=high)
-            figure.colorbar(image, ax=axes, shrink=0.8)
+            image = axes.imshow(heat.T.numpy(), origin="lower", cmap=cmap, vmin=low, vmax=high, aspect="auto")
+            figure.colorbar(image, ax=axes, format="%.3g", ticks=MaxNLocator(5))
             axes.set_title(title)
             axes.set_xlabel(f"component {i}")
             axes.set_ylabel(f"component {j}")
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return figure
+
+
+def _bars(component: int, target: Tensor, learned: Tensor) -> Figure:
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for p, name, offset in ((target, "target", -0.2), (learned, "learned", 0.2)):
+        axes.bar([value + offset for value in range(len(p))], p.numpy(), width=0.4, label=name)
+    axes.set_xlabel(f"component {component}")
+    axes.set_ylabel("probability")
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.legend()
     return figure
 
 
@@ -129,7 +163,8 @@ def trajectories(trainer: Trainer, count: int = 6) -> Figure:
     dag = trainer.dag
     generator = torch.Generator(dag.device).manual_seed(trainer.config.seed)
     batch = rollout(dag, trainer.agent.policy(), dag.reset(count), generator)
-    figure = Figure(figsize=(3.4 * ((count + 1) // 2), 6.8), layout="constrained")
+    figure = Figure(figsize=(3.4 * ((count + 1) // 2), 7.1), layout="constrained")
+    figure.suptitle("trajectories of the learned policy")
     for i, axes in enumerate(figure.subplots(2, (count + 1) // 2).flat[:count]):
         length = int(batch.lengths[i])
         dag.draw(batch.states[i, : length + 1], axes)

@@ -5,6 +5,7 @@ Source: sampling by the Gumbel-max trick, Maddison et al. 2014 (arXiv 1411.0030)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ Policy = Callable[[Tensor], Tensor]
 
 _NOISE_NUMBERS = 2**17
 """Random numbers drawn at a time: many steps' worth for a small batch, one step's for a large one."""
+
+_SMALL_BATCH = 32
+"""Up to this many rows dropping finished ones costs more than carrying them along."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +131,18 @@ def sample_actions(logits: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
     """
     # The clamp keeps a legal action whose logit is -inf ahead of the illegal ones.
     perturbed = (logits + noise).clamp_(min=torch.finfo(logits.dtype).min)
-    return perturbed.masked_fill_(mask.logical_not(), -torch.inf).argmax(1)
+    return torch.where(mask, perturbed, _illegal(logits.device)).argmax(1)
+
+
+@functools.cache
+def _illegal(device: torch.device) -> Tensor:
+    """Return -inf as a tensor: `torch.where` would make one of a Python number at every call."""
+    return torch.tensor(-torch.inf, device=device)
 
 
 def gumbel_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Return standard Gumbel numbers, float32 of `shape`."""
-    return torch.empty(shape, device=device).exponential_(generator=generator).log_().neg_()
+    return torch.rand(shape, device=device, generator=generator).log_().neg_().log_().neg_()
 
 
 @torch.no_grad()
@@ -164,7 +174,7 @@ def rollout(
             alive = int(active.count_nonzero())
             if alive == 0:
                 break
-            if 2 * alive <= len(active) > 8:
+            if 2 * alive <= len(active) > _SMALL_BATCH:
                 kept = active.nonzero().squeeze(1)
                 states, mask, active, noise = states[kept], mask[kept], active[kept], ()
                 segments.begin(states, segments.rows[kept])

@@ -1,18 +1,27 @@
 """Train a GFlowNet agent: python agents/run.py --agent mdqn --backward tlm --env gfn/Hypergrid-v0.
 
 The defaults are the paper's settings for the chosen agent and environment. A run writes its settings, metrics,
-checkpoint, summary and pictures into --out. Ctrl-C (or a kill) loses nothing after the last checkpoint: --resume DIR
-goes on.
+checkpoint, summary and pictures into --out. Ctrl-C loses nothing, a kill nothing before the last checkpoint: --resume
+DIR goes on.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__" and os.path.samefile(sys.path[0] or os.curdir, os.path.dirname(__file__) or os.curdir):
+    # A script's own folder comes first on the path, where agents/build.py and others would shadow packages of these
+    # names. In its place the current folder comes last: there MODULE:ID finds a user's module, and shadows nothing.
+    sys.path[:] = [*sys.path[1:], os.getcwd()]
+
 import argparse
+import contextlib
 import platform
 import resource
 import signal
-import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -23,80 +32,127 @@ import tyro
 from agents import build, report
 from agents.checkpoint import RunFolder
 from agents.config import Config, flatten, preset
-from agents.logging_backends import Logger, TensorBoard, WandB
+from agents.logging_backends import Logger, TensorBoard, WandB, require
 from agents.trainer import Trainer
 from gfn_envs import registered
 from gfn_envs.errors import choose
+from gfn_envs.registry import find
+
+HELP = """Train a GFlowNet agent on any registered environment.
+
+All defaults below are those of the chosen --agent and --env: the paper's settings where it has them. A setting that the
+chosen --agent and --backward do not read is refused.
+
+A two-minute run:
+  python agents/run.py --env-kwargs '{{"dim": 2, "side": 8}}' --trajectories 20000 --out runs/small
+
+Go on with it after Ctrl-C or a kill, or extend it:
+  python agents/run.py --resume runs/small
+  python agents/run.py --resume runs/small --trajectories 40000
+
+An environment of your own, registered by my_module.py in the current folder:
+  python agents/run.py --env my_module:my/Env-v0
+
+What there is to choose from:
+  --agent: {agents}
+  --backward: {backward}
+  --env: {envs}"""
+
+_DIR = Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+_FLAG = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train a GFlowNet agent on any registered environment.
-
-    Defaults are the paper's settings for the chosen --agent and --env. Example, two minutes: --env-kwargs '{"dim": 2,
-    "side": 8}' --trajectories 50000.
-    """
+    """The command line: the settings of a run, and what to do with it."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    out: str = ""
+    out: _DIR = ""
     """Folder of the run; by default runs/ENVIRONMENT/AGENT-BACKWARD-seedSEED."""
-    resume: str = ""
-    """Go on with the run in this folder, by its own settings; only --trajectories may be given too, to extend it."""
-    overwrite: bool = False
-    """Replace the run that --out already holds."""
-    tensorboard: bool = False
+    resume: _DIR = ""
+    """Go on with the run in this folder, by its own settings; of these only --trajectories may change, to extend it."""
+    overwrite: _FLAG = False
+    """Replace the run that --out already holds; other files there stay."""
+    tensorboard: _FLAG = False
     """Also log to TensorBoard, into the run's folder."""
-    wandb: bool = False
+    wandb: _FLAG = False
     """Also log to Weights & Biases, project gfn-envs."""
-    progress: bool = True
-    """Show a progress bar."""
+    progress: _FLAG = True
+    """Show no progress bar."""
 
 
 def parse(argv: list[str]) -> Options:
-    """Return the options of a command line; the defaults depend on the agent and the environment named in it."""
+    """Return the options of a command line.
+
+    The defaults depend on the agent and the environment named in it, or are those of the run to resume.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--agent", default="mdqn")
-    first.add_argument("--env", default="gfn/Hypergrid-v0")
+    for flag, default in (("--agent", "mdqn"), ("--env", "gfn/Hypergrid-v0"), ("--resume", "")):
+        first.add_argument(flag, nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
-    if not {"-h", "--help"} & set(argv):
-        choose("agent", known.agent, build.AGENTS)
-        choose("environment id", known.env, dict.fromkeys(registered()))
-    return tyro.cli(Options, args=argv, default=Options(config=preset(known.env, known.agent)))
+    helps = bool({"-h", "--help"} & set(argv))
+    if known.resume and not helps:
+        config = RunFolder(Path(known.resume)).read_config()
+    else:
+        if not helps:
+            choose("agent", known.agent, build.AGENTS)
+            find(known.env)
+        config = preset(known.env, known.agent)
+    names = {"agents": build.AGENTS, "backward": build.BACKWARD, "envs": registered()}
+    text = HELP.format(**{key: ", ".join(values) for key, values in names.items()})
+    return tyro.cli(Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text)
 
 
 def open_run(options: Options) -> tuple[RunFolder, Trainer]:
-    """Make the trainer of a new run, or of the one to resume, and its folder."""
+    """Make the trainer of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
+    folder = RunFolder(Path(options.resume or options.out or _default_folder(options.config)))
     if options.resume:
-        folder = RunFolder(Path(options.resume))
-        config = _extended(folder.read_config(), options)
-        trainer = build.build_trainer(config, build.make_dag(config))
-        folder.load(trainer)
-        folder.start(config)
-        return folder, trainer
-    config = options.config
-    default = Path("runs") / config.env.replace("/", "-") / f"{config.agent}-{config.backward}-seed{config.seed}"
-    folder = RunFolder(Path(options.out) if options.out else default)
-    if folder.holds_run() and not options.overwrite:
+        _check_resume(options, folder)
+    elif folder.holds_run() and not options.overwrite:
         raise ValueError(
             f"{folder.path} already holds a run: --resume {folder.path} goes on with it, --overwrite replaces it, "
             "--out names another folder."
         )
-    trainer = build.build_trainer(config, build.make_dag(config))
-    folder.clear()
-    folder.start(config)
+    for package in _wanted_loggers(options):
+        require(package)
+    trainer = build.build_trainer(options.config, build.make_dag(options.config))
+    if options.resume:
+        _load(folder, trainer)
+    else:
+        folder.clear()
+        folder.start(trainer.config)
     return folder, trainer
 
 
-def _extended(config: Config, options: Options) -> Config:
-    """Return the settings of the run to resume, with --trajectories replaced where that was given."""
-    given, defaults = flatten(options.config), flatten(preset(options.config.env, options.config.agent))
-    extra = [name for name in given if given[name] != defaults[name] and name != "trajectories"]
-    if extra or options.out or options.overwrite:
-        named = ", ".join("--" + name for name in [*extra, *(["out"] if options.out else [])]) or "--overwrite"
-        raise ValueError(f"--resume goes on with the run's own settings: leave out {named}.")
-    if given["trajectories"] != defaults["trajectories"]:
-        return replace(config, trajectories=given["trajectories"])
-    return config
+def _default_folder(config: Config) -> Path:
+    env = config.env.replace("/", "-").replace(":", "-")
+    return Path("runs") / env / f"{config.agent}-{config.backward}-seed{config.seed}"
+
+
+def _check_resume(options: Options, folder: RunFolder) -> None:
+    """Raise `ValueError` for options that would change the run to resume."""
+    named = [
+        name.replace("_", "-") for name in options.config.differences(folder.read_config()) if name != "trajectories"
+    ]
+    named += [name for name in ("out", "overwrite") if getattr(options, name)]
+    if named:
+        flags = ", ".join("--" + name for name in named)
+        raise ValueError(f"--resume goes on with the run's own settings: leave out {flags}.")
+
+
+def _load(folder: RunFolder, trainer: Trainer) -> None:
+    """Bring `trainer` to the folder's checkpoint, then the other files in line with it."""
+    loaded = folder.load(trainer)
+    if trainer.iteration > trainer.num_iterations:
+        raise ValueError(
+            f"--trajectories {trainer.config.trajectories} is less than the {trainer.trajectories} that the run in "
+            f"{folder.path} has behind it."
+        )
+    folder.start(trainer.config)
+    if loaded:
+        folder.write_metrics(trainer)
+    if trainer.iteration < trainer.num_iterations:
+        folder.summary.unlink(missing_ok=True)
 
 
 class StopSignals:
@@ -133,22 +189,24 @@ def train(options: Options, folder: RunFolder, trainer: Trainer) -> int:
         f"-> {folder.path}" + (f" (going on after {trainer.trajectories:,})" if trainer.iteration else ""),
         flush=True,
     )
-    loggers = _loggers(options, folder, config)
-
-    def on_evaluation(metrics: dict[str, float]) -> None:
-        folder.save(trainer)
+    with StopSignals() as signals, contextlib.ExitStack() as at_exit:
+        loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
         for logger in loggers:
-            logger.log(metrics)
+            at_exit.callback(logger.close)
+            for metrics in trainer.history:
+                logger.log(metrics)
 
-    with StopSignals() as signals:
+        def on_evaluation(metrics: dict[str, float]) -> None:
+            folder.save(trainer)
+            for logger in loggers:
+                logger.log(metrics)
+
         finished = trainer.train(on_evaluation, signals.wanted, options.progress)
         folder.save(trainer)
         print(report.table(trainer.history), flush=True)
         if finished:
             folder.write_summary(_summary(trainer))
         pictures = report.draw_all(trainer, folder.path)
-        for logger in loggers:
-            logger.close()
     print("pictures: " + ", ".join(str(path) for path in pictures))
     if not finished:
         print(
@@ -158,13 +216,13 @@ def train(options: Options, folder: RunFolder, trainer: Trainer) -> int:
     return 0
 
 
-def _loggers(options: Options, folder: RunFolder, config: Config) -> list[Logger]:
-    loggers: list[Logger] = []
-    if options.tensorboard:
-        loggers.append(TensorBoard(folder.path))
-    if options.wandb:
-        loggers.append(WandB(folder.path, flatten(config)))
-    return loggers
+def _wanted_loggers(options: Options) -> dict[str, Callable[[RunFolder, Config], Logger]]:
+    """Return what makes each logger asked for, by the package that it needs."""
+    known: dict[str, Callable[[RunFolder, Config], Logger]] = {
+        "tensorboard": lambda folder, config: TensorBoard(folder.path),
+        "wandb": lambda folder, config: WandB(folder.path, flatten(config)),
+    }
+    return {package: make for package, make in known.items() if getattr(options, package)}
 
 
 def _summary(trainer: Trainer) -> dict[str, Any]:
@@ -186,10 +244,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
         folder, trainer = open_run(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
+        return _report(error, 2)
+    except OSError as error:
+        return _report(error, 1)
     except KeyboardInterrupt:
+        print("stopped before the training began", file=sys.stderr)
         return 130
     torch.set_num_threads(trainer.config.threads)
     try:
@@ -197,9 +257,15 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped at once; go on from the last checkpoint with --resume {folder.path}", file=sys.stderr)
         return 130
-    except (FloatingPointError, ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (ArithmeticError, ValueError) as error:
+        return _report(error, 1)
+    except OSError as error:
+        return _report(f"{error}. Once that is mended, --resume {folder.path} goes on from the last checkpoint.", 1)
+
+
+def _report(error: Exception | str, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from agents.backward import Backward
 from agents.buffer import RolloutBuffer
 from agents.config import Config
 from agents.evaluation import Evaluator
-from agents.networks import Network
+from agents.networks import Network, Targets
 from agents.random_state import get_state, make_generator, set_state
 from agents.rollout import Trajectories, compacts, rollout
 from gfn_envs.dag import DAG, log_rewards_or_error
@@ -36,13 +36,14 @@ class Trainer:
         config: Config,
         dag: DAG,
         network: Network,
+        targets: Targets,
         agent: Agent,
         backward: Backward,
         buffer: RolloutBuffer,
         evaluator: Evaluator,
     ) -> None:
-        self.config, self.dag, self.network, self.agent, self.backward = config, dag, network, agent, backward
-        self.buffer, self.evaluator = buffer, evaluator
+        self.config, self.dag, self.network, self.targets = config, dag, network, targets
+        self.agent, self.backward, self.buffer, self.evaluator = agent, backward, buffer, evaluator
         self.generator = make_generator(dag.device, config.seed)
         self.iteration = 0
         self.seconds = self._seconds_at_evaluation = 0.0
@@ -84,10 +85,13 @@ class Trainer:
         if self.iteration >= self.config.learning_starts:
             backward_loss = self.backward.update(self.buffer)
             loss = self.agent.update(self.buffer)
+            self.targets.update()
             self._loss_sums += torch.stack((loss, backward_loss, torch.ones_like(loss)))
         else:
             self.agent.observe(self.buffer)
         self.iteration += 1
+        if compacts(self.dag.device):
+            self._check_losses()
 
     def train(
         self, on_evaluation: Callable[[dict[str, float]], None], stop: Callable[[], bool], progress: bool = True
@@ -101,6 +105,7 @@ class Trainer:
             started = time.perf_counter()
             while self.iteration < self.num_iterations:
                 if stop():
+                    self._check()
                     self.seconds += time.perf_counter() - started
                     return False
                 self.step()
@@ -144,11 +149,15 @@ class Trainer:
 
     def _check(self) -> None:
         """Raise before a NaN reaches a checkpoint."""
-        self._check_rewards(self.buffer.newest)
+        if self.buffer.batches:
+            self._check_rewards(self.buffer.newest)
+        self._check_losses()
+
+    def _check_losses(self) -> None:
         if not bool(self._loss_sums.isfinite().all()):
             raise FloatingPointError(
                 f"the loss is no longer finite after {self.trajectories:,} trajectories: lower --optim.lr or --pb.lr, "
-                "or set --optim.max-grad-norm. The last checkpoint was written before that and is untouched."
+                "or set --optim.max-grad-norm. An earlier checkpoint is untouched."
             )
 
     def _check_rewards(self, batch: Trajectories) -> None:
@@ -159,6 +168,7 @@ class Trainer:
         """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
         return {
             "network": self.network.state_dict(),
+            "targets": self.targets.state_dict(),
             "agent": self.agent.state_dict(),
             "backward": self.backward.state_dict(),
             "buffer": self.buffer.state_dict(),
@@ -173,7 +183,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        for part in ("network", "agent", "backward", "buffer", "evaluator"):
+        for part in ("network", "targets", "agent", "backward", "buffer", "evaluator"):
             getattr(self, part).load_state_dict(state[part])
         set_state(self.generator, state["generator"])
         self.iteration, self.history = state["iteration"], list(state["history"])

@@ -71,7 +71,7 @@ class Hypergrid(DAG):
         self.max_steps = self.dim * (self.side - 1) + 1
         self._last = torch.tensor(self.nvec, device=self.device) - 1
         self._is_stop = torch.arange(self.dim + 1, device=self.device) == self.dim
-        self._one = torch.ones((), dtype=torch.int64, device=self.device)
+        self._unit = torch.eye(self.dim + 1, dtype=torch.int64, device=self.device)
         # Integers, not rounded quotients, decide the bounds: u < 2/5 means |2 s - (side - 1)| * 5 < 4 (side - 1).
         n = self.side - 1
         twice = (2 * torch.arange(self.side, dtype=torch.int64) - n).abs()
@@ -90,12 +90,10 @@ class Hypergrid(DAG):
 
     def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         # An action is the index of the component it raises, the stopped flag included, and so is its reverse.
-        return states.scatter_add(1, actions.unsqueeze(1), self._one.expand(len(actions), 1)), actions
+        return states + self._unit.index_select(0, actions), actions
 
     def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
-        return states.scatter_add(
-            1, backward_actions.unsqueeze(1), -self._one.expand(len(backward_actions), 1)
-        ), backward_actions
+        return states - self._unit.index_select(0, backward_actions), backward_actions
 
     def action_mask(self, states: Tensor) -> Tensor:
         return (states < self._last) & (states[:, -1:] == 0)
@@ -137,4 +135,7 @@ class Hypergrid(DAG):
         axes.plot(xs, ys, color="white", linewidth=1.5)
         axes.plot(xs[-1:], ys[-1:], marker="s" if path[-1, -1] else "o", color="red", markersize=6)
         axes.set_xlabel("axis 0")
-        axes.set_ylabel("axis 1" if self.dim > 1 else "")
+        if self.dim > 1:
+            axes.set_ylabel("axis 1")
+        else:
+            axes.set_yticks([])

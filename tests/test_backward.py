@@ -1,5 +1,6 @@
 """Each backward approach is a distribution over the parents, learns what it says, and touches nothing else."""
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -268,12 +269,12 @@ def test_the_forward_loss_of_tlm_sees_a_copy_that_follows_at_its_rate(rate: floa
     backward, network = _make("tlm", dag, target_rate=rate, lr=1e-2)
     states, buffer = enumerate_dag(dag).states, _buffer(dag)
     assert torch.equal(backward.logits(states), network.at(states).backward_logits)
-    copy = {name: p.detach().clone() for name, p in network.named_parameters()}
+    slow = {name: p.detach().clone() for name, p in network.named_parameters()}
     probe, _ = _make("tlm", dag)
     for _ in range(3):
         backward.update(buffer)
-        copy = {n: (1 - rate) * copy[n] + rate * p.detach() for n, p in network.named_parameters()}
-        probe.network.load_state_dict(copy)  # type: ignore[attr-defined]
+        slow = {n: (1 - rate) * slow[n] + rate * p.detach() for n, p in network.named_parameters()}
+        probe.network.load_state_dict(slow)  # type: ignore[attr-defined]
         expected = probe.network.at(states).backward_logits  # type: ignore[attr-defined]
         torch.testing.assert_close(backward.logits(states), expected)
         follows = torch.allclose(backward.logits(states), network.at(states).backward_logits, atol=1e-5)
@@ -309,7 +310,7 @@ def test_a_loaded_approach_goes_on_as_if_never_saved(name: str) -> None:
     for _ in range(3):
         one.update(buffer)
     other.load_state_dict(network.state_dict())
-    two.load_state_dict(one.state_dict())
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
     states = enumerate_dag(dag).states
     for _ in range(3):
         assert torch.equal(one.logits(states), two.logits(states))
