@@ -110,11 +110,11 @@ class RolloutBuffer:
         self.priorities.index_copy_(0, slots, priorities)
 
     def state_dict(self) -> dict:
-        """Return everything kept, as tensors and numbers."""
+        """Return everything kept, as tensors and numbers; copies, since a saved view would take its whole storage along."""
         return {
             "batches": [batch.tensors() for batch in self.batches],
-            "ring": {name: field[: self.filled] for name, field in self.ring.items()},
-            "priorities": self.priorities[: self.filled],
+            "ring": {name: field[: self.filled].clone() for name, field in self.ring.items()},
+            "priorities": self.priorities[: self.filled].clone(),
             "at": self.at,
             "generators": [get_state(self.generator), self.host_generator.get_state()],
         }

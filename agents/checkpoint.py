@@ -54,6 +54,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files of an earlier run, and nothing else."""
+        if not self.path.is_dir():
+            return
         for file in (self.checkpoint, self.metrics, self.summary, self.config):
             file.unlink(missing_ok=True)
         for name in PICTURES:

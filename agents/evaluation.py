@@ -57,7 +57,7 @@ class Evaluator:
         result: dict[str, float] = {
             "mean_reward": self._sums["reward"] / count,
             "mean_length": self._sums["length"] / count,
-            "best_reward": math.exp(self.best_log_reward),
+            "best_reward": float(torch.tensor(self.best_log_reward).exp()),
             "unique_states": len(self.unique),
             "log_z_estimate": float(agent.log_z()),
         }

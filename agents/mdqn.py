@@ -132,7 +132,8 @@ class MunchausenDQN(Agent):
         buffer.add_transitions(edges, torch.where(real, self._priority(losses), 0.0))
 
     def _priority(self, losses: Tensor) -> Tensor:
-        return (losses + 1e-8) ** self.settings.priority_alpha
+        # Not NaN, which cannot be drawn from: the loss shows it, and the trainer stops there.
+        return ((losses + 1e-8) ** self.settings.priority_alpha).nan_to_num(nan=1.0, posinf=1e30)
 
 
 def _huber(errors: Tensor) -> Tensor:

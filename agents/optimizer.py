@@ -30,15 +30,16 @@ class Optimizer:
         decay: float = 1.0,
     ) -> None:
         params = [{"params": list(group), "lr": lr} for group, lr in groups]
-        self.module, self.max_grad_norm, self.decay = module, max_grad_norm, decay
+        self.max_grad_norm, self.decay = max_grad_norm, decay
         self.parameters = [p for group in params for p in group["params"]]
+        self._cleared = list({*module.parameters(), *self.parameters})
         fused = self.parameters[0].device.type in ("cpu", "cuda")
         self.adam = torch.optim.Adam(params, weight_decay=weight_decay, fused=fused)
 
     def minimise(self, loss: Tensor) -> None:
         """Take one step down the gradient of the scalar `loss`."""
-        self.module.zero_grad(set_to_none=True)
-        self.adam.zero_grad(set_to_none=True)
+        for parameter in self._cleared:
+            parameter.grad = None
         loss.backward()
         if self.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)

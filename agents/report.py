@@ -89,7 +89,7 @@ def learning_curve(history: list[dict[str, float]]) -> Figure:
         figure.suptitle("no evaluation yet")
         return figure
     grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
-    for axes, (title, keys, scale) in zip(grid, panels, strict=False):
+    for (title, keys, scale), axes in zip(panels, grid, strict=False):
         for key in keys:
             values = [metrics.get(key, math.nan) for metrics in history]
             style = {"marker": "." if len(values) < 30 else "", "linestyle": "--" if key.endswith("_target") else "-"}
@@ -165,8 +165,12 @@ def trajectories(trainer: Trainer, count: int = 6) -> Figure:
     batch = rollout(dag, trainer.agent.policy(), dag.reset(count), generator)
     figure = Figure(figsize=(3.4 * ((count + 1) // 2), 7.1), layout="constrained")
     figure.suptitle("trajectories of the learned policy")
-    for i, axes in enumerate(figure.subplots(2, (count + 1) // 2).flat[:count]):
+    for i, axes in enumerate(figure.subplots(2, (count + 1) // 2).flat):
+        if i == count:  # an odd count leaves one over
+            axes.set_axis_off()
+            break
         length = int(batch.lengths[i])
         dag.draw(batch.states[i, : length + 1], axes)
-        axes.set_title(f"{length} steps, R = {float(batch.log_reward[i].exp()):.3g}", fontsize=9)
+        steps = "1 step" if length == 1 else f"{length} steps"
+        axes.set_title(f"{steps}, R = {float(batch.log_reward[i].exp()):.3g}", fontsize=9)
     return figure

@@ -43,7 +43,7 @@ HELP = """Train a GFlowNet agent on any registered environment.
 All defaults below are those of the chosen --agent and --env: the paper's settings where it has them. A setting that the
 chosen --agent and --backward do not read is refused.
 
-A two-minute run:
+A short run:
   python agents/run.py --env-kwargs '{{"dim": 2, "side": 8}}' --trajectories 20000 --out runs/small
 
 Go on with it after Ctrl-C or a kill, or extend it:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfn_envs.dag import DAG
+from gfn_envs.dag import DAG, TokenView
 from gfn_envs.errors import choose, integer_at_least
 
 if TYPE_CHECKING:
@@ -161,6 +161,11 @@ class BitSequence(DAG):
             raise ValueError("bits must be 0 or 1.")
         powers = 2 ** torch.arange(self.k - 1, -1, -1, device=bits.device)
         return ((bits.long().unflatten(1, (self.num_words, self.k)) * powers).sum(2) + 1).to(self.device)
+
+    def token_view(self) -> TokenView:
+        """Return the words as tokens."""
+        values = 0 if self.autoregressive else self.word_values
+        return TokenView(self.num_words, self.word_values + 1, values, places=not self.autoregressive)
 
     def _num_set(self, states: Tensor) -> Tensor:
         return (states > 0).sum(1)

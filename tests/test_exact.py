@@ -252,7 +252,7 @@ def test_a_million_samples_follow_the_exact_distribution() -> None:
     for _ in range(n // batch):
         ends = rollout(dag, policy, dag.reset(batch), generator).terminal_states
         counts += torch.bincount(enumeration.terminal_rank[enumeration.index(ends)], minlength=len(exact))
-    # Pearson's statistic over the cells expected at least 10 times has mean k - 1 and standard deviation sqrt(2 (k - 1)).
+    # Pearson's statistic over the k cells expected at least 10 times: mean about k, standard deviation sqrt(2 k).
     often = n * exact >= 10
     k = int(often.sum())
     statistic = float(((counts - n * exact).square() / (n * exact))[often].sum())

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from true_flows import SMALL
 
-from agents.networks import HEADS, MLP, MLPTorso, Network, Target
+from agents.networks import HEADS, MLP, MLPTorso, Network, Target, Targets
 from gfn_envs import Hypergrid, enumerate_dag
 
 DAG = Hypergrid(dim=2, side=5)
@@ -198,18 +198,49 @@ def test_a_target_starts_equal_and_moves_by_its_rate(rate: float) -> None:
 
 def test_a_target_moves_only_every_so_many_updates_and_remembers_the_count() -> None:
     network = _mlp()
-    target = Target(network, 1.0, every=3)
-    moved = []
+    targets = Targets(network)
+    slow, moved = targets.get(1.0, every=3), []
     for i in range(7):
         _shift(network)
-        target.update()
-        equal = torch.equal(network.at(STATES).forward_logits, target.copy.at(STATES).forward_logits)
-        moved.append(equal)
+        targets.update()
+        moved.append(torch.equal(network.at(STATES).forward_logits, slow.at(STATES).forward_logits))
         if i == 3:
-            fresh = Target(copy.deepcopy(network), 1.0, every=3)
-            fresh.load_state_dict(target.state_dict())
-            assert fresh.updates == 4
+            # Saved and loaded on the way, into copies of another network.
+            saved, targets = copy.deepcopy(targets.state_dict()), Targets(network)
+            slow = targets.get(1.0, every=3)
+            targets.load_state_dict(saved)
+            assert not torch.equal(network.at(STATES).forward_logits, slow.at(STATES).forward_logits)
     assert moved == [False, False, True, False, False, True, False]
+
+
+def test_who_asks_for_the_same_slow_copy_gets_the_same_one_and_it_moves_once() -> None:
+    network = _mlp()
+    targets = Targets(network)
+    one, two, other = targets.get(0.25), targets.get(0.25), targets.get(0.5)
+    assert one is two
+    assert one is not other
+    old = [p.detach().clone() for p in network.parameters()]
+    _shift(network)
+    targets.update()
+    for slow, rate in ((one, 0.25), (other, 0.5)):
+        for p, before, now in zip(slow.parameters(), old, network.parameters(), strict=True):
+            torch.testing.assert_close(p, (1 - rate) * before + rate * now.detach())
+
+
+@pytest.mark.parametrize("rows", [slice(0, -1), slice(1, None)])
+def test_an_evaluation_under_another_network_is_that_networks_own(rows: slice) -> None:
+    network, other = _mlp(0, zero_backward=False), _mlp(1, zero_backward=False)
+    here = network.at(STATES)
+    assert here.under(network) is here
+    assert here.under(other) is here.under(other)
+    for name, x in _outputs(other).items():
+        whole = {"pf": here.under(other).forward_logits, "pb": here.under(other).backward_logits}
+        whole |= {"flow": here.under(other).log_flow, "count": here.under(other).log_count}
+        assert torch.equal(whole[name], x)
+    part = here.part(rows).under(other)
+    torch.testing.assert_close(part.backward_logits, other.at(STATES[rows]).backward_logits)
+    assert torch.equal(part.states, STATES[rows])
+    assert here.part(rows).under(network).forward_logits.shape == here.forward_logits[rows].shape
 
 
 def test_a_target_has_no_gradient_and_shares_no_memory() -> None:

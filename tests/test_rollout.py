@@ -101,7 +101,7 @@ def test_equal_seeds_give_equal_trajectories_and_other_seeds_others(backward: bo
 
 
 def _chi_square_ok(counts: Tensor, probabilities: Tensor) -> bool:
-    """Tell whether Pearson's statistic lies within 6 standard deviations of its mean, and impossible events are absent."""
+    """Tell whether Pearson's statistic is at most 6 standard deviations too large, and nothing impossible happened."""
     n = counts.sum()
     often = n * probabilities >= 10
     k = max(int(often.sum()) - 1, 1)

@@ -117,7 +117,7 @@ class Flow:
         return torch.where(trajectories.mask, found, 0)
 
     def along(self, trajectories: Trajectories) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return `log_flow [B, T + 1]`, `log_pf`, `log_pb` and `mask [B, T]` of `trajectories`, as the losses take them."""
+        """Return `log_flow [B, T + 1]`, `log_pf`, `log_pb` and `mask [B, T]`, as the losses take them."""
         at = torch.stack([self.enumeration.index(states) for states in trajectories.states.unbind(1)], 1)
         edges = self.edges(trajectories)
         return self.log_flow[at], self.log_pf[edges], self.log_pb[edges], trajectories.mask
