@@ -35,6 +35,8 @@ class BackwardSettings:
     """Zero the last layer of P_B at the start, so that it starts uniform over the parents."""
     past_batches: int = 20
     """Number of past iterations that pessimistic draws its batch from."""
+    weight_decay: float = 0.0
+    """L2 penalty on the weights in P_B's own steps (tlm, pessimistic, maxent where learned)."""
     exact_maxent: bool = True
     """Use the DAG's closed form of n(s) for maxent where it has one; otherwise learn log n(s)."""
 
@@ -206,6 +208,10 @@ def _log_pb(dag: DAG, here: Evaluation, backward_actions: Tensor) -> Tensor:
     return log_prob(here.backward_logits, dag.backward_action_mask(here.states), backward_actions)
 
 
+def _optimizer(network: Network, settings: BackwardSettings, *heads: str, decay: float = 1.0) -> Optimizer:
+    return Optimizer(network, [(network.parameters_of(*heads), settings.lr)], settings.weight_decay, decay=decay)
+
+
 def uniform(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """1 / number of parents."""
     return Uniform(dag)
@@ -215,7 +221,7 @@ def maxent(dag: DAG, network: Network, targets: Targets, settings: BackwardSetti
     """n(s)/n(s'), exact where the DAG counts its trajectories, learned elsewhere."""
     if settings.exact_maxent and dag.offers("log_num_trajectories"):
         return ExactMaxent(dag)
-    return LearnedMaxent(dag, network, Optimizer(network, [(network.parameters_of("pb", "count"), settings.lr)]))
+    return LearnedMaxent(dag, network, _optimizer(network, settings, "pb", "count"))
 
 
 def naive(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
@@ -225,11 +231,11 @@ def naive(dag: DAG, network: Network, targets: Targets, settings: BackwardSettin
 
 def tlm(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """Trajectory likelihood maximisation on the newest batch."""
-    optimizer = Optimizer(network, [(network.parameters_of("pb"), settings.lr)], decay=settings.lr_decay)
+    optimizer = _optimizer(network, settings, "pb", decay=settings.lr_decay)
     return Likelihood(dag, network, optimizer, targets.get(settings.target_rate), lambda buffer: buffer.newest)
 
 
 def pessimistic(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
     """Likelihood of one of the last batches."""
-    optimizer = Optimizer(network, [(network.parameters_of("pb"), settings.lr)])
+    optimizer = _optimizer(network, settings, "pb")
     return Likelihood(dag, network, optimizer, network, RolloutBuffer.past)

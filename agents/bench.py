@@ -54,7 +54,13 @@ def per_second(work: Callable[[], float], options: Options) -> list[float]:
 
 def training(agent: str, backward: str, options: Options) -> None:
     """Print iterations a second of one pair, 16 trajectories an iteration, from a fresh network."""
-    values = {"backward": backward, "max_exact_edges": 0, "device": options.device, "learning_starts": 0}
+    values = {
+        "backward": backward,
+        "eval.max_exact_edges": 0,
+        "eval.elbo_samples": 0,
+        "device": options.device,
+        "learning_starts": 0,
+    }
     trainer = build_trainer(
         with_values(preset(options.env, agent), values), gfn_envs.make(options.env, device=options.device)
     )

@@ -110,7 +110,7 @@ class RolloutBuffer:
         self.priorities.index_copy_(0, slots, priorities)
 
     def state_dict(self) -> dict:
-        """Return everything kept, as tensors and numbers; copies, since a saved view would take its whole storage along."""
+        """Return everything kept, as tensors and numbers; copies, as a saved view takes its whole storage along."""
         return {
             "batches": [batch.tensors() for batch in self.batches],
             "ring": {name: field[: self.filled].clone() for name, field in self.ring.items()},

@@ -23,6 +23,7 @@ from agents.mdqn import MunchausenDQN
 from agents.networks import MLP, Network, Targets
 from agents.optimizer import Optimizer
 from agents.trainer import Trainer
+from agents.transformer import Transformer
 from gfn_envs import make
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose
@@ -80,6 +81,7 @@ def _mdqn(config: Config, dag: DAG, network: Network, targets: Targets, pb: Back
 
 _DQN = frozenset(name for name in flatten(Config()) if name.startswith("dqn."))
 _LEARNED = frozenset({"pb.zero_init"})
+_STEPPED = _LEARNED | {"pb.lr", "pb.weight_decay"}
 
 AGENTS: dict[str, AgentRow] = {
     "db": AgentRow(_db),
@@ -90,11 +92,45 @@ AGENTS: dict[str, AgentRow] = {
 }
 BACKWARD: dict[str, BackwardRow] = {
     "uniform": BackwardRow(backward_policies.uniform),
-    "maxent": BackwardRow(backward_policies.maxent, _LEARNED | {"pb.exact_maxent", "pb.lr"}),
+    "maxent": BackwardRow(backward_policies.maxent, _STEPPED | {"pb.exact_maxent"}),
     "naive": BackwardRow(backward_policies.naive, _LEARNED),
-    "tlm": BackwardRow(backward_policies.tlm, _LEARNED | {"pb.lr", "pb.lr_decay", "pb.target_rate"}),
-    "pessimistic": BackwardRow(backward_policies.pessimistic, _LEARNED | {"pb.lr", "pb.past_batches"}),
+    "tlm": BackwardRow(backward_policies.tlm, _STEPPED | {"pb.lr_decay", "pb.target_rate"}),
+    "pessimistic": BackwardRow(backward_policies.pessimistic, _STEPPED | {"pb.past_batches"}),
 }
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """How to make a network, the DAG's optional method that it needs, and the settings that only some read."""
+
+    make: Callable[[Config, DAG], Network]
+    needs: str
+    reads: frozenset[str] = frozenset()
+
+
+def _mlp(config: Config, dag: DAG) -> Network:
+    return MLP(dag, config.net.width, config.net.layers, config.net.shared_torso, config.pb.zero_init)
+
+
+def _transformer(config: Config, dag: DAG) -> Network:
+    net = config.net
+    return Transformer(dag, net.width, net.layers, net.attention_heads, net.shared_torso, config.pb.zero_init)
+
+
+NETWORKS: dict[str, NetworkRow] = {
+    "transformer": NetworkRow(_transformer, "token_view", frozenset({"net.attention_heads"})),
+    "mlp": NetworkRow(_mlp, "reset"),
+}
+"""Networks by name; `auto` takes the first whose needs the DAG meets, and every DAG meets the last's."""
+
+
+def choose_network(config: Config, dag: DAG) -> NetworkRow:
+    """Return the row of `config.network`; `ValueError` for an unknown name or one that does not fit the DAG."""
+    fitting = {name: row for name, row in NETWORKS.items() if dag.offers(row.needs)}
+    row = choose("network", config.network, {"auto": next(iter(fitting.values())), **NETWORKS})
+    if not dag.offers(row.needs):
+        raise ValueError(f"--network {config.network} needs {type(dag).__name__} to offer {row.needs}().")
+    return row
 
 
 def check(config: Config) -> None:
@@ -123,8 +159,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**62),
     "threads": (1, 1024),
     "eval_every": (1, 10**9),
-    "window": (1, 10**9),
-    "max_exact_edges": (0, 10**9),
+    "eval.window": (1, 10**9),
+    "eval.max_exact_edges": (0, 10**9),
+    "eval.elbo_samples": (0, 10**7),
+    "eval.test_every": (0, 10**9),
+    "eval.test_objects": (0, 10**9),
+    "eval.test_rollouts": (1, 10**6),
     "epsilon": (0, 1),
     "epsilon_end": (0, 1),
     "epsilon_trajectories": (0, 10**12),
@@ -137,6 +177,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "pb.lr": (0, 1e3),
     "pb.lr_decay": (0, 1),
     "pb.target_rate": (0, 1),
+    "pb.weight_decay": (0, 1e3),
     "pb.past_batches": (1, 10**6),
     "dqn.alpha": (0, 0.999),
     "dqn.l0": (-1e30, 0),
@@ -149,6 +190,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dqn.leaf_weight": (0, 1e6),
     "net.width": (1, 10**6),
     "net.layers": (1, 1000),
+    "net.attention_heads": (1, 10**6),
 }
 
 
@@ -170,14 +212,14 @@ def build_trainer(config: Config, dag: DAG) -> Trainer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         # Drawn on the CPU, so that a seed means the same weights on every device.
-        network: Network = MLP(dag, config.net.width, config.net.layers, config.net.shared_torso, config.pb.zero_init)
+        network = choose_network(config, dag).make(config, dag)
     targets = Targets(network)
     backward = BACKWARD[config.backward].make(dag, network, targets, config.pb)
     row = AGENTS[config.agent]
     agent = row.make(config, dag, network, targets, backward)
     past = config.pb.past_batches if "pb.past_batches" in BACKWARD[config.backward].reads else 1
     buffer = RolloutBuffer(dag, past, config.dqn.replay_capacity if row.replays else 0, seed=config.seed + 1)
-    evaluator = Evaluator(dag, config.max_exact_edges, config.window)
+    evaluator = Evaluator(dag, config.eval, seed=config.seed + 2)
     return Trainer(config, dag, network, targets, agent, backward, buffer, evaluator)
 
 

@@ -17,7 +17,7 @@ from agents.logging_backends import EVENT_FILES
 from agents.trainer import Trainer
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 1
-PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png")
+PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png")
 
 
 class RunFileError(ValueError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.backward import BackwardSettings
+from agents.evaluation import EvaluationSettings
 from agents.mdqn import DQNSettings
 
 
@@ -33,9 +34,11 @@ class NetworkSettings:
     """The policy network."""
 
     width: int = 256
-    """Units of a hidden layer."""
+    """Units of a layer."""
     layers: int = 2
-    """Number of hidden layers."""
+    """Number of layers."""
+    attention_heads: int = 8
+    """Attention heads of a layer (transformer)."""
     shared_torso: bool = True
     """One torso for P_F, P_B and the flow; otherwise each has its own."""
 
@@ -50,6 +53,8 @@ class Config:
     """Backward policy: uniform, maxent, naive, tlm or pessimistic."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
+    network: str = "auto"
+    """Policy network: mlp, transformer, or auto, which takes what fits the environment."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     trajectories: int = 1_000_000
@@ -64,10 +69,6 @@ class Config:
     """CPU threads of torch; one is fastest for small networks unless the machine is otherwise idle."""
     eval_every: int = 500
     """Iterations between two evaluations; a checkpoint follows each."""
-    window: int = 200_000
-    """Number of latest samples in the empirical distribution."""
-    max_exact_edges: int = 2_000_000
-    """Evaluate exactly, by enumeration, where the graph has at most this many edges; 0 never does."""
     epsilon: float = 0.0
     """Probability of a uniformly random action while sampling, at the start."""
     epsilon_end: float = 0.0
@@ -82,6 +83,7 @@ class Config:
     pb: BackwardSettings = field(default_factory=BackwardSettings)
     dqn: DQNSettings = field(default_factory=DQNSettings)
     net: NetworkSettings = field(default_factory=NetworkSettings)
+    eval: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def parsed_env_kwargs(self) -> dict[str, Any]:
         """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
@@ -110,7 +112,13 @@ class Config:
         return _from_dict(cls, values)
 
 
-_SECTIONS = {"optim": OptimizerSettings, "pb": BackwardSettings, "dqn": DQNSettings, "net": NetworkSettings}
+_SECTIONS = {
+    "optim": OptimizerSettings,
+    "pb": BackwardSettings,
+    "dqn": DQNSettings,
+    "net": NetworkSettings,
+    "eval": EvaluationSettings,
+}
 
 
 def _from_dict(cls: type, values: Any, prefix: str = "") -> Any:
@@ -156,7 +164,29 @@ AGENT_PRESETS: dict[str, dict[str, Any]] = {
 }
 """What an agent changes of the defaults, on every environment."""
 
-ENV_PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
+_BITS_DQN = {
+    "dqn.target_rate": 1.0,
+    "dqn.target_every": 5,
+    "dqn.priority_alpha": 0.9,
+    "dqn.priority_beta": 0.1,
+    "dqn.leaf_weight": 5.0,
+}
+ENV_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "gfn/BitSequence-v0": {
+        "all": {
+            "trajectories": 800_000,
+            "epsilon": 1e-3,
+            "optim.weight_decay": 1e-5,
+            "pb.lr_decay": 0.9999,
+            "pb.target_rate": 0.1,
+            "pb.weight_decay": 1e-5,
+            "net.width": 64,
+            "net.layers": 3,
+        },
+        "softdqn": _BITS_DQN,
+        "mdqn": {**_BITS_DQN, "dqn.l0": -25.0},
+    }
+}
 """What an environment changes: id -> agent (or "all") -> settings by dotted name. The defaults are the hypergrid's."""
 
 

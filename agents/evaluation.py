@@ -1,36 +1,64 @@
-"""Metrics of a run: exact ones where the DAG can be enumerated, and those of the samples seen in training."""
+"""Metrics of a run: exact ones where the DAG can be enumerated, and estimates from samples and rollouts everywhere."""
 
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from agents.agent import Agent
+from agents.likelihood import elbo, log_likelihood
+from agents.random_state import get_state, make_generator, set_state
 from agents.rollout import Trajectories
 from gfn_envs import metrics
 from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration, StateKeys, TooLargeError, enumerate_dag
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured, and how often; nothing here changes the training."""
+
+    window: int = 200_000
+    """Number of latest samples in the empirical distribution."""
+    max_exact_edges: int = 2_000_000
+    """Evaluate exactly, by enumeration, where the graph has at most this many edges; 0 never does."""
+    elbo_samples: int = 256
+    """Fresh trajectories for the ELBO; 0 leaves it out."""
+    test_every: int = 5
+    """Evaluations from one correlation of log P_theta with log R on the test set to the next; 0 leaves them out."""
+    test_objects: int = 720
+    """Objects of the test set used, evenly spread over it; 0 uses all."""
+    test_rollouts: int = 10
+    """Backward rollouts for each object's log P_theta."""
+
+
 class Evaluator:
     """Collects terminal states during training and measures an agent against the target.
 
-    Args:
-        max_edges: enumerate the DAG for the exact metrics unless it has more edges; 0 never does.
-        window: number of latest samples in the empirical distribution.
+    It has a random generator of its own, so that measuring does not change the training. `test_set` holds the states,
+    their log R and the log P_theta last estimated, each `[N, ...]`; empty before the first time.
     """
 
-    def __init__(self, dag: DAG, max_edges: int, window: int) -> None:
-        self.dag, self.window = dag, window
-        self.enumeration = _enumerate(dag, max_edges)
-        self.recent = metrics.RecentSamples(len(self.enumeration.terminal) if self.enumeration else 0, window)
+    def __init__(self, dag: DAG, settings: EvaluationSettings, seed: int = 0) -> None:
+        self.dag, self.settings = dag, settings
+        self.generator = make_generator(dag.device, seed)
+        self.enumeration = _enumerate(dag, settings.max_exact_edges)
+        num_terminal = len(self.enumeration.terminal) if self.enumeration else 0
+        self.recent = metrics.RecentSamples(num_terminal, settings.window)
+        self.best = metrics.BestStates(dag.state_dim)
         self.keys = StateKeys(dag)
         self.unique = torch.empty(0, dtype=torch.int64)
+        self.modes_found = torch.empty(0, dtype=torch.bool)
+        if dag.offers("modes_hit"):
+            self.modes_found = torch.zeros(dag.modes_hit(dag.reset(1)).shape[1], dtype=torch.bool)  # type: ignore[attr-defined]
+        self.test_set: dict[str, Tensor] = {}
+        self.evaluations = 0
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._sums = {"reward": 0.0, "length": 0.0, "count": 0}
-        self.best_log_reward = -math.inf
+        self._sums = _no_sums()
 
     def add(self, trajectories: Trajectories) -> None:
         """Take note of a batch of training trajectories; nothing is read from the device yet."""
@@ -45,25 +73,43 @@ class Evaluator:
         self.unique = torch.unique(torch.cat([self.unique, self.keys(states).cpu()]))
         if self.enumeration:
             self.recent.add(self.enumeration.terminal_rank[self.enumeration.index(states)])
+        if len(self.modes_found):
+            self.modes_found |= self.dag.modes_hit(states).any(0).cpu()  # type: ignore[attr-defined]
+        self.best.add(states, log_reward)
         self._sums["reward"] += float(log_reward.double().exp().sum())
+        self._sums["log_reward"] += float(log_reward.double().sum())
         self._sums["length"] += float(lengths.sum())
         self._sums["count"] += len(states)
-        self.best_log_reward = max(self.best_log_reward, float(log_reward.max()))
 
-    def evaluate(self, agent: Agent) -> dict[str, float]:
-        """Return all metrics by name; sample means are over the trajectories since the last call."""
+    def evaluate(self, agent: Agent, last: bool = False) -> dict[str, float]:
+        """Return all metrics by name; sample means are over the trajectories since the previous call.
+
+        With `last`, the correlation on the test set is among them whatever its turn.
+        """
         self.flush()
         count = max(self._sums["count"], 1)
+        best = self.best.log_reward[:1].exp().tolist()
         result: dict[str, float] = {
             "mean_reward": self._sums["reward"] / count,
+            "mean_log_reward": self._sums["log_reward"] / count,
             "mean_length": self._sums["length"] / count,
-            "best_reward": float(torch.tensor(self.best_log_reward).exp()),
+            "best_reward": best[0] if best else math.nan,
+            "top_log_reward": self.best.mean_log_reward(),
+            "top_diversity": self.best.diversity(),
             "unique_states": len(self.unique),
             "log_z_estimate": float(agent.log_z()),
         }
-        self._sums = {"reward": 0.0, "length": 0.0, "count": 0}
+        self._sums = _no_sums()
+        if len(self.modes_found):
+            result["modes_found"] = int(self.modes_found.sum())
+        if self.settings.elbo_samples:
+            result["elbo"] = float(elbo(agent, self.settings.elbo_samples, self.generator))
         if self.enumeration:
             result |= self._exact(self.enumeration, agent, result["log_z_estimate"])
+        self.evaluations += 1
+        every = self.settings.test_every
+        if every and self.dag.offers("test_states") and (last or self.evaluations % every == 0):
+            result |= self._correlation(agent)
         return result
 
     def _exact(self, enumeration: Enumeration, agent: Agent, log_z: float) -> dict[str, float]:
@@ -80,15 +126,34 @@ class Evaluator:
             "mean_reward_target": float((target * reward).sum()),
         }
 
+    def _correlation(self, agent: Agent) -> dict[str, float]:
+        """Estimate log P_theta on the test set and compare it with log R."""
+        started = time.perf_counter()
+        states: Tensor = self.dag.test_states()  # type: ignore[attr-defined]
+        if 0 < self.settings.test_objects < len(states):
+            states = states[torch.arange(self.settings.test_objects) * len(states) // self.settings.test_objects]
+        log_p = log_likelihood(agent, states, self.settings.test_rollouts, self.generator)
+        log_reward = self.dag.log_reward(states)
+        self.test_set = {"states": states.cpu(), "log_reward": log_reward.cpu(), "log_p": log_p.cpu()}
+        return {
+            "spearman": metrics.spearman(log_p, log_reward),
+            "pearson": metrics.pearson(log_p, log_reward),
+            "test_seconds": time.perf_counter() - started,
+        }
+
     def state_dict(self) -> dict:
         """Return everything collected; what is not counted yet stays so, as sums depend on how they are split."""
         pending = [[torch.cat(part) for part in zip(*self._pending, strict=True)]] if self._pending else []
         return {
             "pending": pending,
             "recent": self.recent.state_dict(),
+            "best": self.best.state_dict(),
             "unique": self.unique,
+            "modes_found": self.modes_found,
+            "test_set": self.test_set,
+            "evaluations": self.evaluations,
             "sums": dict(self._sums),
-            "best_log_reward": self.best_log_reward,
+            "generator": get_state(self.generator),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -96,8 +161,15 @@ class Evaluator:
         device = self.dag.device
         self._pending = [(x.to(device), y.to(device), z.to(device)) for x, y, z in state["pending"]]
         self.recent.load_state_dict(state["recent"])
-        self.unique, self._sums = state["unique"], dict(state["sums"])
-        self.best_log_reward = state["best_log_reward"]
+        self.best.load_state_dict(state["best"])
+        self.unique, self.modes_found = state["unique"], state["modes_found"]
+        self.test_set, self.evaluations = state["test_set"], state["evaluations"]
+        self._sums = dict(state["sums"])
+        set_state(self.generator, state["generator"])
+
+
+def _no_sums() -> dict[str, float]:
+    return {"reward": 0.0, "log_reward": 0.0, "length": 0.0, "count": 0}
 
 
 def _enumerate(dag: DAG, max_edges: int) -> Enumeration | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import math
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from agents.checkpoint import PICTURES, write_atomically
 from agents.rollout import rollout
 from agents.trainer import Trainer
 from gfn_envs.exact import Enumeration
+from gfn_envs.metrics import spearman
 
 COLUMNS = {
     "trajectories": ("trajectories", "{:,.0f}"),
@@ -26,6 +26,10 @@ COLUMNS = {
     "kl_exact": ("KL exact", "{:.4f}"),
     "log_z_error": ("log Z error", "{:+.4f}"),
     "mean_reward": ("mean reward", "{:.4g}"),
+    "modes_found": ("modes found", "{:.0f}"),
+    "spearman": ("Spearman", "{:.3f}"),
+    "elbo": ("ELBO", "{:.3f}"),
+    "mean_log_reward": ("mean log R", "{:.3f}"),
     "unique_states": ("unique states", "{:,.0f}"),
     "loss": ("loss", "{:.3g}"),
     "backward_loss": ("P_B loss", "{:.4g}"),
@@ -42,15 +46,17 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
     shown = history[::-1][::step][::-1]
     columns = [(heading, form, key) for key, (heading, form) in COLUMNS.items() if key in history[-1]]
     lines = [[heading for heading, _, _ in columns]]
-    lines += [[form.format(metrics[key]) for _, form, key in columns] for metrics in shown]
+    lines += [[form.format(row[key]) if key in row else "" for _, form, key in columns] for row in shown]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
-    """Draw the run's pictures into `folder` and return their paths; without an enumeration there is no distribution."""
-    curve, comparison, paths = (folder / name for name in PICTURES)
+    """Draw the run's pictures into `folder` and return the paths of those that apply."""
+    curve, comparison, paths, scatter = (folder / name for name in PICTURES)
     figures = {curve: learning_curve(trainer.history), paths: trajectories(trainer)}
+    if trainer.evaluator.test_set:
+        figures[scatter] = likelihood(trainer.evaluator.test_set)
     if trainer.evaluator.enumeration:
         learned = trainer.evaluator.enumeration.terminal_distribution(trainer.agent.policy())
         figures[comparison] = distribution(trainer.evaluator.enumeration, learned)
@@ -65,6 +71,9 @@ PANELS = (
     ("distance to the target", ("l1_empirical", "l1_exact", "kl_exact"), "log"),
     ("estimate of log Z, minus the true one", ("log_z_error",), "linear"),
     ("mean reward", ("mean_reward", "mean_reward_exact", "mean_reward_target"), "linear"),
+    ("modes found", ("modes_found",), "linear"),
+    ("rank correlation of log P and log R on the test set", ("spearman",), "linear"),
+    ("log of the reward", ("mean_log_reward", "top_log_reward"), "linear"),
     ("training loss", ("loss", "backward_loss"), "log"),
 )
 """Title, metrics and scale of the learning curve's panels."""
@@ -73,6 +82,8 @@ NAMES = {
     "mean_reward": "of the samples since the last evaluation",
     "mean_reward_exact": "of the learned distribution",
     "mean_reward_target": "of the target",
+    "mean_log_reward": "mean of the samples since the last evaluation",
+    "top_log_reward": "mean of the best 100 so far",
 }
 
 
@@ -91,11 +102,11 @@ def learning_curve(history: list[dict[str, float]]) -> Figure:
     grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
     for (title, keys, scale), axes in zip(panels, grid, strict=False):
         for key in keys:
-            values = [metrics.get(key, math.nan) for metrics in history]
-            style = {"marker": "." if len(values) < 30 else "", "linestyle": "--" if key.endswith("_target") else "-"}
-            axes.plot([m["trajectories"] for m in history], values, label=NAMES[key], **style)
+            rows = [metrics for metrics in history if key in metrics]
+            style = {"marker": "." if len(rows) < 30 else "", "linestyle": "--" if key.endswith("_target") else "-"}
+            axes.plot([m["trajectories"] for m in rows], [m[key] for m in rows], label=NAMES[key], **style)
         axes.set_yscale(scale)
-        if scale == "linear" and len(keys) == 1:
+        if keys == ["log_z_error"]:
             axes.axhline(0, color="gray", linewidth=1, linestyle="--")
         axes.set_title(title)
         axes.set_xlabel("trajectories")
@@ -154,6 +165,19 @@ def _bars(component: int, target: Tensor, learned: Tensor) -> Figure:
     return figure
 
 
+def likelihood(test_set: dict[str, Tensor]) -> Figure:
+    """Draw log R against the estimated log P_theta of the test set's objects."""
+    log_reward, log_p = test_set["log_reward"], test_set["log_p"]
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(log_reward.numpy(), log_p.numpy(), s=8, alpha=0.5)
+    axes.set_xlabel("log R")
+    axes.set_ylabel("log P, estimated by backward rollouts")
+    axes.set_title(f"{len(log_p)} test objects, Spearman {spearman(log_p, log_reward):.3f}")
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def _marginal(index: Tensor, p: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=p.dtype).index_add_(0, index, p)
 
@@ -172,5 +196,5 @@ def trajectories(trainer: Trainer, count: int = 6) -> Figure:
         length = int(batch.lengths[i])
         dag.draw(batch.states[i, : length + 1], axes)
         steps = "1 step" if length == 1 else f"{length} steps"
-        axes.set_title(f"{steps}, R = {float(batch.log_reward[i].exp()):.3g}", fontsize=9)
+        axes.set_title(f"{steps}, log R = {float(batch.log_reward[i]):.3f}", fontsize=9)
     return figure

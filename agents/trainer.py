@@ -136,7 +136,7 @@ class Trainer:
             "iterations_per_second": iterations / seconds if seconds > 0 else 0.0,
             "loss": loss,
             "backward_loss": backward_loss,
-            **self.evaluator.evaluate(self.agent),
+            **self.evaluator.evaluate(self.agent, last=self.iteration == self.num_iterations),
         }
         self.history.append(metrics)
         return metrics

@@ -35,7 +35,7 @@ class TokenTorso(nn.Module):
 
 
 class PlacedValues(nn.Module):
-    """Logits `[B, L * values]` of writing a value at a place: log-probability of the value there, plus the place's logit."""
+    """Logits `[B, L * values]` of a value at a place: log-probability of the value there, plus the place's logit."""
 
     def __init__(self, width: int, values: int) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gfn_envs.registry import make, register, registered
 
 if TYPE_CHECKING:
+    from gfn_envs.bitsequence import BitSequence
     from gfn_envs.check import check_dag
     from gfn_envs.dag import DAG
     from gfn_envs.exact import Enumeration, enumerate_dag
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DAG",
     "BackwardWalk",
+    "BitSequence",
     "Enumeration",
     "Hypergrid",
     "check_dag",
@@ -31,6 +33,7 @@ __all__ = [
 
 _LAZY = {
     "BackwardWalk": "gfn_envs.wrappers",
+    "BitSequence": "gfn_envs.bitsequence",
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
     "Hypergrid": "gfn_envs.hypergrid",
@@ -47,3 +50,4 @@ def __getattr__(name: str) -> Any:
 
 register("gfn/Hypergrid-v0", "gfn_envs.hypergrid:Hypergrid")
 register("gfn/HypergridHard-v0", "gfn_envs.hypergrid:Hypergrid", reward="hard")
+register("gfn/BitSequence-v0", "gfn_envs.bitsequence:BitSequence")

@@ -51,7 +51,8 @@ class BitSequence(DAG):
         modes_seed: seed of random modes; 42 gives the published ones.
         exponent: factor on the distance, positive.
         order: `"any"` or `"autoregressive"`.
-        mode_distance: a mode counts as found once a sample lies within this Hamming distance.
+        mode_distance: a mode counts as found once a sample lies within this Hamming distance; None for `n // 4`, which
+            is the published 30 at 120 bits.
         device: where its tensors live.
     """
 
@@ -63,7 +64,7 @@ class BitSequence(DAG):
         modes_seed: int = 42,
         exponent: float = 2.0,
         order: str = "any",
-        mode_distance: int = 30,
+        mode_distance: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -74,7 +75,10 @@ class BitSequence(DAG):
             raise ValueError(f"n must be a multiple of k, got n = {n}, k = {k}.")
         if not (isinstance(exponent, int | float) and 0 < exponent < math.inf):
             raise ValueError(f"exponent must be a positive, finite number, got {exponent!r}.")
-        self.exponent, self.mode_distance = exponent, integer_at_least("mode_distance", mode_distance, 0)
+        self.exponent = exponent
+        self.mode_distance = integer_at_least(
+            "mode_distance", self.n // 4 if mode_distance is None else mode_distance, 0
+        )
         self.autoregressive = choose("order", order, ORDERS)
         self.modes = self._checked_modes(modes, integer_at_least("modes_seed", modes_seed, 0))
         self.num_words, self.word_values = self.n // self.k, 2**self.k
@@ -154,7 +158,7 @@ class BitSequence(DAG):
         return self.from_bits(torch.from_numpy(bits))
 
     def from_bits(self, bits: Tensor) -> Tensor:
-        """Return terminal states `[B, L]` of bits `[B, n]` (0 and 1); `ValueError` for another width or other values."""
+        """Return terminal states `[B, L]` of bits `[B, n]`; `ValueError` for another width or values but 0 and 1."""
         if bits.ndim != 2 or bits.shape[1] != self.n:
             raise ValueError(f"bits must have shape [B, {self.n}], got {list(bits.shape)}.")
         if not bool(((bits == 0) | (bits == 1)).all()):

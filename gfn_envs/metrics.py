@@ -1,8 +1,14 @@
-"""Distances between distributions over terminal states, and the empirical distribution of recent samples."""
+"""Metrics: distances between distributions over terminal states, recent and best samples, correlations."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 
@@ -55,3 +61,62 @@ class RecentSamples:
         """Restore what `state_dict` returned."""
         self._ranks.copy_(state["ranks"])
         self.total = state["total"]
+
+
+def pearson(x: Tensor, y: Tensor) -> float:
+    """Return Pearson's correlation of `x [N]` and `y [N]`, in -1..1; NaN where one of them is constant."""
+    return _correlation(stats.pearsonr, x, y)
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Return Spearman's rank correlation of `x [N]` and `y [N]`, in -1..1; NaN where one of them is constant."""
+    return _correlation(stats.spearmanr, x, y)
+
+
+def _correlation(function: Callable[..., Any], x: Tensor, y: Tensor) -> float:
+    x, y = x.double().cpu(), y.double().cpu()
+    if not (x.max() > x.min() and y.max() > y.min()):
+        return math.nan
+    return float(function(x.numpy(), y.numpy()).statistic)
+
+
+class BestStates:
+    """The `count` distinct terminal states of highest reward seen so far."""
+
+    def __init__(self, state_dim: int, count: int = 100) -> None:
+        self.count = count
+        self.states = torch.zeros(0, state_dim, dtype=torch.int64)
+        self.log_reward = torch.zeros(0)
+
+    def add(self, states: Tensor, log_reward: Tensor) -> None:
+        """Take `states [B, d]` with `log_reward [B]` into account."""
+        if len(self.states) == self.count:
+            better = log_reward > self.log_reward[-1].to(log_reward.device)
+            states, log_reward = states[better], log_reward[better]
+        states = torch.cat([self.states, states.cpu()])
+        log_reward = torch.cat([self.log_reward, log_reward.float().cpu()])
+        order = log_reward.sort(descending=True, stable=True).indices
+        states, log_reward = states[order], log_reward[order]
+        _, first = np.unique(states.numpy(), axis=0, return_index=True)
+        kept = torch.from_numpy(np.sort(first)[: self.count])
+        self.states, self.log_reward = states[kept], log_reward[kept]
+
+    def mean_log_reward(self) -> float:
+        """Return the mean log R of the states kept; NaN before the first."""
+        return float(self.log_reward.mean())
+
+    def diversity(self) -> float:
+        """Return the mean share of components in which two different states kept differ, in 0..1; NaN below two."""
+        n = len(self.states)
+        if n < 2:
+            return math.nan
+        differ = (self.states.unsqueeze(0) != self.states.unsqueeze(1)).double().mean(2)
+        return float(differ.sum() / (n * (n - 1)))
+
+    def state_dict(self) -> dict:
+        """Return the states kept."""
+        return {"states": self.states, "log_reward": self.log_reward}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        self.states, self.log_reward = state["states"], state["log_reward"]

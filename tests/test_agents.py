@@ -34,11 +34,12 @@ def config(agent: str = "db", backward: str = "uniform", **values: Any) -> Confi
         "net.width": 16,
         "trajectories": 16 * 12,
         "learning_starts": 0,
-        "max_exact_edges": 0,
+        "eval.max_exact_edges": 0,
     }
     if AGENTS[agent].replays:
         small |= {"dqn.replay_batch": 32, "dqn.replay_capacity": 400}
-    return with_values(preset("gfn/Hypergrid-v0", agent), small | {k.replace("__", "."): v for k, v in values.items()})
+    env = values.get("env", "gfn/Hypergrid-v0")
+    return with_values(preset(env, agent), small | {k.replace("__", "."): v for k, v in values.items()})
 
 
 def trained(settings: Config) -> Trainer:
@@ -220,6 +221,9 @@ def test_the_seed_decides_more_than_the_first_weights() -> None:
     settings = config("mdqn", "pessimistic")
     trainers = [build_trainer(dataclasses.replace(settings, seed=seed), make_dag(settings)) for seed in (0, 1)]
     trainers[1].network.load_state_dict(trainers[0].network.state_dict())
+    for name in ("generator", "host_generator"):
+        one, two = (getattr(trainer.buffer, name).get_state() for trainer in trainers)
+        assert not torch.equal(one, two), name
     states = [trainer.collect().states for trainer in trainers]
     assert states[0].shape != states[1].shape or not torch.equal(*states)
 
@@ -312,6 +316,7 @@ def test_db_is_averaged_over_edges_and_the_others_over_trajectories(agent: str) 
 
 # --- Settings -------------------------------------------------------------------------------------------------------
 
+BITS = {"env": "gfn/BitSequence-v0", "env_kwargs": '{"n": 8, "k": 2, "modes": 3}', "trajectories": 64, "net.width": 16}
 FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "agent": ("db", "uniform", {}, "tb"),
     "backward": ("db", "tlm", {}, "pessimistic"),
@@ -321,8 +326,8 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "batch_size": ("db", "uniform", {}, 24),
     "seed": ("db", "uniform", {}, 1),
     "eval_every": ("db", "uniform", {}, 5),
-    "window": ("db", "uniform", {"max_exact_edges": 1000}, 20),
-    "max_exact_edges": ("db", "uniform", {}, 1000),
+    "eval.window": ("db", "uniform", {"eval.max_exact_edges": 1000}, 20),
+    "eval.max_exact_edges": ("db", "uniform", {}, 1000),
     "epsilon": ("db", "uniform", {}, 0.5),
     "epsilon_end": ("db", "uniform", {"epsilon": 0.5, "epsilon_trajectories": 100}, 0.3),
     "epsilon_trajectories": ("db", "uniform", {"epsilon": 0.5}, 100),
@@ -336,6 +341,7 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "pb.lr_decay": ("db", "tlm", {}, 0.9),
     "pb.target_rate": ("db", "tlm", {}, 0.5),
     "pb.zero_init": ("db", "tlm", {}, False),
+    "pb.weight_decay": ("db", "tlm", {}, 0.1),
     "pb.past_batches": ("db", "pessimistic", {}, 2),
     "pb.exact_maxent": ("db", "maxent", {}, False),
     "dqn.alpha": ("mdqn", "uniform", {}, 0.3),
@@ -351,6 +357,12 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "net.width": ("db", "uniform", {}, 24),
     "net.layers": ("db", "uniform", {}, 3),
     "net.shared_torso": ("db", "uniform", {}, False),
+    "net.attention_heads": ("db", "uniform", BITS, 4),
+    "network": ("db", "uniform", BITS, "mlp"),
+    "eval.elbo_samples": ("db", "uniform", {}, 7),
+    "eval.test_every": ("db", "uniform", BITS, 0),
+    "eval.test_objects": ("db", "uniform", BITS, 9),
+    "eval.test_rollouts": ("db", "uniform", BITS, 3),
 }
 """For each setting: a pair that reads it, what else it needs, and another value."""
 
@@ -372,7 +384,7 @@ def test_every_setting_is_covered() -> None:
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_setting_changes_something(name: str) -> None:
     agent, backward, needs, value = FLAGS[name]
-    settings = with_values(config(agent, backward), needs)
+    settings = config(agent, backward, **needs)
     changed = with_values(config(value, backward) if name == "agent" else settings, {name: value})
     assert flatten(settings)[name] != value
     assert _behaviour(changed) != _behaviour(settings)
@@ -415,7 +427,7 @@ def test_ranges_are_enforced_at_both_ends() -> None:
             (low - 1, high + 1) if integer else (low - 1e-9 - abs(low) / 1e3, high + 1e-9 + high / 1e3, math.nan)
         ):
             with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must lie in"):
-                check(with_values(config(agent, backward), needs | {name: bad}))
+                check(with_values(config(agent, backward, **needs), {name: bad}))
 
 
 @pytest.mark.parametrize(
@@ -461,7 +473,7 @@ def test_a_pair_learns_a_small_grid(agent: str, backward: str) -> None:
         env_kwargs='{"dim": 2, "side": 5}',
         net__width=64,
         trajectories=16 * 700,
-        max_exact_edges=1000,
+        eval__max_exact_edges=1000,
         epsilon=0.1,
         optim__lr=2e-3,
         **own,

@@ -610,7 +610,7 @@ def test_wrong_keyword_arguments_name_the_argument_and_the_value(kwargs, named, 
         ("--threads", "0"),
         ("--eval-every", "0"),
         ("--window", "0"),
-        ("--max-exact-edges", "-1"),
+        ("--eval.max-exact-edges", "-1"),
         ("--epsilon", "2"),
         ("--epsilon", "nan"),
         ("--epsilon-end", "-0.1"),
@@ -716,7 +716,7 @@ def test_a_reward_or_loss_that_fails_later_leaves_the_last_checkpoint(
     value, named, my_grids, tmp_path, capsys, no_pictures
 ):
     kwargs = f'{{"after": 17, "value": {value}}}'
-    settings = [*SHORT[2:], "--max-exact-edges", "0", "--env-kwargs", kwargs]
+    settings = [*SHORT[2:], "--eval.max-exact-edges", "0", "--env-kwargs", kwargs]
     assert main(["--env", my_grids, *settings, "--out", str(tmp_path / "run")]) == 1
     message = capsys.readouterr().err
     assert named in message
@@ -774,6 +774,7 @@ def test_help_comes_also_with_a_mistake_before_it(capsys):
 
 
 MDQN_DEFAULT, TB = [], ["--agent", "tb"]
+BITS = ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"n": 8, "k": 2, "modes": 3}']
 EFFECTS = {
     "agent": (MDQN_DEFAULT, "softdqn"),
     "backward": (MDQN_DEFAULT, "uniform"),
@@ -783,8 +784,8 @@ EFFECTS = {
     "batch_size": (MDQN_DEFAULT, "5"),
     "seed": (MDQN_DEFAULT, "1"),
     "eval_every": (MDQN_DEFAULT, "3"),
-    "window": (MDQN_DEFAULT, "10"),
-    "max_exact_edges": (MDQN_DEFAULT, "0"),
+    "eval.window": (MDQN_DEFAULT, "10"),
+    "eval.max_exact_edges": (MDQN_DEFAULT, "0"),
     "epsilon": (MDQN_DEFAULT, "0.9"),
     "epsilon_end": (["--epsilon", "0.9", "--epsilon-trajectories", "16"], "0.5"),
     "epsilon_trajectories": (["--epsilon", "0.9"], "8"),
@@ -798,6 +799,7 @@ EFFECTS = {
     "pb.lr_decay": (MDQN_DEFAULT, "0.5"),
     "pb.target_rate": (MDQN_DEFAULT, "1"),
     "pb.zero_init": (MDQN_DEFAULT, None),
+    "pb.weight_decay": (MDQN_DEFAULT, "0.5"),
     "pb.past_batches": (["--backward", "pessimistic"], "2"),
     "pb.exact_maxent": (["--backward", "maxent"], None),
     "dqn.alpha": (MDQN_DEFAULT, "0.5"),
@@ -813,6 +815,12 @@ EFFECTS = {
     "net.width": (MDQN_DEFAULT, "9"),
     "net.layers": (MDQN_DEFAULT, "1"),
     "net.shared_torso": (MDQN_DEFAULT, None),
+    "net.attention_heads": (BITS, "2"),
+    "network": (BITS, "mlp"),
+    "eval.elbo_samples": (MDQN_DEFAULT, "7"),
+    "eval.test_every": (BITS, "0"),
+    "eval.test_objects": (BITS, "9"),
+    "eval.test_rollouts": (BITS, "3"),
 }
 """Setting -> the arguments that it needs, and a value: None for its --no-flag, True for a flag without value."""
 

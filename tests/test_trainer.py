@@ -41,8 +41,8 @@ def _reloaded(trainer: Trainer) -> Trainer:
 LONG: dict[str, Any] = {
     "trajectories": 16 * 24,
     "eval_every": 5,
-    "max_exact_edges": 1000,
-    "window": 100,
+    "eval__max_exact_edges": 1000,
+    "eval__window": 100,
     "epsilon": 0.5,
     "epsilon_end": 0.1,
     "epsilon_trajectories": 16 * 20,
@@ -72,7 +72,7 @@ def test_a_saved_run_goes_on_bit_for_bit(agent: str, backward: str, at: int) -> 
 
 @pytest.mark.parametrize(("agent", "backward"), [("tb", "pessimistic"), ("mdqn", "tlm"), ("softdqn", "naive")])
 def test_a_state_saved_in_the_middle_of_an_evaluation_period_keeps_its_sums(agent: str, backward: str) -> None:
-    settings = config(agent, backward, trajectories=16 * 10, max_exact_edges=1000)
+    settings = config(agent, backward, trajectories=16 * 10, eval__max_exact_edges=1000)
     whole, part = _build(settings), _build(settings)
     _train(whole)
     for at in range(1, 10):
@@ -85,7 +85,7 @@ def test_a_state_saved_in_the_middle_of_an_evaluation_period_keeps_its_sums(agen
 
 @pytest.mark.parametrize(("agent", "backward"), PAIRS)
 def test_how_often_one_evaluates_does_not_change_the_training(agent: str, backward: str) -> None:
-    often, seldom = (trained(config(agent, backward, eval_every=n, max_exact_edges=1000)) for n in (1, 1000))
+    often, seldom = (trained(config(agent, backward, eval_every=n, eval__max_exact_edges=1000)) for n in (1, 1000))
     assert torch.equal(weights(often), weights(seldom))
     assert (len(often.history), len(seldom.history)) == (12, 1)
     assert often.history[-1]["l1_exact"] == seldom.history[-1]["l1_exact"]
@@ -102,7 +102,7 @@ def test_means_between_evaluations_add_up_to_the_mean_of_the_run() -> None:
 
 
 def test_metrics_are_those_of_the_trajectories_sampled() -> None:
-    trainer = _build(config("db", "uniform", max_exact_edges=1000))
+    trainer = _build(config("db", "uniform", eval__max_exact_edges=1000))
     batches = []
     collect = trainer.collect
     trainer.collect = lambda: batches.append(collect()) or batches[-1]
@@ -129,8 +129,8 @@ def test_metrics_are_those_of_the_trajectories_sampled() -> None:
 
 def test_a_graph_over_the_limit_of_edges_is_not_evaluated_exactly() -> None:
     edges = 2 * 5 * 4 + 25
-    assert "l1_exact" in trained(config(max_exact_edges=edges)).history[-1]
-    assert "l1_exact" not in trained(config(max_exact_edges=edges - 1)).history[-1]
+    assert "l1_exact" in trained(config(eval__max_exact_edges=edges)).history[-1]
+    assert "l1_exact" not in trained(config(eval__max_exact_edges=edges - 1)).history[-1]
 
 
 def test_the_loop_does_as_many_iterations_as_cover_the_trajectories() -> None:
@@ -191,7 +191,7 @@ def _with_bad_reward(value: float) -> DAG:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_bad_reward_stops_the_run_before_it_is_learned_from_and_is_named(value: float) -> None:
     with pytest.raises(ValueError, match=r"at state \[0, 1, 1\]"):
-        build_trainer(config(max_exact_edges=1000), _with_bad_reward(value))
+        build_trainer(config(eval__max_exact_edges=1000), _with_bad_reward(value))
     trainer = build_trainer(config(trajectories=16 * 100), _with_bad_reward(value))
     with pytest.raises(ValueError, match=r"at state \[0, 1, 1\]"):
         _train(trainer)
