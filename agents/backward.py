@@ -49,8 +49,8 @@ class Backward(ABC):
 
     learned_by_agent: tuple[str, ...] = ()
 
-    def __init__(self, dag: DAG) -> None:
-        self.dag = dag
+    def __init__(self, dag: DAG, *optimizers: Optimizer) -> None:
+        self.dag, self._optimizers = dag, optimizers
 
     @abstractmethod
     def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
@@ -68,12 +68,14 @@ class Backward(ABC):
         """Take one learning step and return its loss, a scalar tensor; nothing to learn unless overridden."""
         return torch.zeros((), device=buffer.newest.log_reward.device)
 
-    def state_dict(self) -> dict:
-        """Return what the approach itself keeps (the network is saved by the trainer)."""
-        return {}
+    def state_dict(self) -> list[dict]:
+        """Return the state of its own optimizers (the network and its slow copies are saved by the trainer)."""
+        return [optimizer.state_dict() for optimizer in self._optimizers]
 
-    def load_state_dict(self, state: dict) -> None:  # noqa: B027  (most approaches keep nothing)
+    def load_state_dict(self, state: list[dict]) -> None:
         """Restore what `state_dict` returned."""
+        for optimizer, saved in zip(self._optimizers, state, strict=True):
+            optimizer.load_state_dict(saved)
 
 
 class Uniform(Backward):
@@ -144,7 +146,7 @@ class Likelihood(Backward):
         seen: Network,
         batch: Callable[[RolloutBuffer], Trajectories],
     ) -> None:
-        super().__init__(dag)
+        super().__init__(dag, optimizer)
         self.network, self.optimizer, self.seen, self.batch = network, optimizer, seen, batch
 
     def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
@@ -161,12 +163,6 @@ class Likelihood(Backward):
         self.optimizer.minimise(loss)
         return loss.detach()
 
-    def state_dict(self) -> dict:
-        return {"optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-
 
 class LearnedMaxent(Backward):
     """P_B(s|s') = n(s)/n(s') where no closed form of n exists: P_B and log n learned together.
@@ -176,7 +172,7 @@ class LearnedMaxent(Backward):
     """
 
     def __init__(self, dag: DAG, network: Network, optimizer: Optimizer) -> None:
-        super().__init__(dag)
+        super().__init__(dag, optimizer)
         self.network, self.optimizer = network, optimizer
 
     def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
@@ -196,12 +192,6 @@ class LearnedMaxent(Backward):
         loss = torch.where(edges, residual, 0.0).square().sum() / edges.sum()
         self.optimizer.minimise(loss)
         return loss.detach()
-
-    def state_dict(self) -> dict:
-        return {"optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _log_pb(dag: DAG, here: Evaluation, backward_actions: Tensor) -> Tensor:

@@ -36,6 +36,10 @@ class EvaluationSettings:
     """Backward rollouts for each object's log P_theta."""
 
 
+MOST_MODES = 100_000
+"""Modes are not counted one by one where there are more."""
+
+
 class Evaluator:
     """Collects terminal states during training and measures an agent against the target.
 
@@ -53,8 +57,8 @@ class Evaluator:
         self.keys = StateKeys(dag)
         self.unique = torch.empty(0, dtype=torch.int64)
         self.modes_found = torch.empty(0, dtype=torch.bool)
-        if dag.offers("modes_hit"):
-            self.modes_found = torch.zeros(dag.modes_hit(dag.reset(1)).shape[1], dtype=torch.bool)  # type: ignore[attr-defined]
+        if dag.offers("modes_hit") and dag.num_modes <= MOST_MODES:  # type: ignore[attr-defined]
+            self.modes_found = torch.zeros(dag.num_modes, dtype=torch.bool)  # type: ignore[attr-defined]
         self.test_set: dict[str, Tensor] = {}
         self.evaluations = 0
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []

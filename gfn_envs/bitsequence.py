@@ -81,6 +81,7 @@ class BitSequence(DAG):
         )
         self.autoregressive = choose("order", order, ORDERS)
         self.modes = self._checked_modes(modes, integer_at_least("modes_seed", modes_seed, 0))
+        self.num_modes = len(self.modes)
         self.num_words, self.word_values = self.n // self.k, 2**self.k
         self.nvec = (self.word_values + 1,) * self.num_words
         self.num_actions = self.word_values * (1 if self.autoregressive else self.num_words)

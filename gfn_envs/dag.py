@@ -55,7 +55,7 @@ class DAG(ABC):
         log_num_trajectories(states) -> float32 [B]     log n(s), n = number of trajectories from s0 to s
         log_partition() -> float                        log Z in closed form
         sample_target(n, generator) -> states [n, d]    exact samples of R/Z
-        modes_hit(states) -> bool [B, M]                which of M modes terminal states count for
+        modes_hit(states) -> bool [B, num_modes]        which of `num_modes` modes terminal states count for
         test_states() -> states [N, d]                  a fixed set of terminal states to correlate log P with log R on
         token_view() -> TokenView                       how the state reads as a row of tokens
         canonical(states) -> states [B, d]              equal exactly for states that differ by the renaming of slots

@@ -77,6 +77,8 @@ class Hypergrid(DAG):
         twice = (2 * torch.arange(self.side, dtype=torch.int64) - n).abs()
         outer, ring = 2 * twice > n, (5 * twice > 3 * n) & (5 * twice < 4 * n)
         self._num_outer, self._num_ring = int(outer.sum()), int(ring.sum())
+        self._axes = torch.arange(self.dim, device=self.device)
+        self.num_modes = 2**self.dim
         self._outer, self._ring = outer.to(self.device), ring.to(self.device)
         # The three values that R takes, as logs computed in double precision.
         self._log_values = torch.tensor(
@@ -118,6 +120,16 @@ class Hypergrid(DAG):
         """Return the three terms of R, each summed over all values of `axes` coordinates."""
         outer, ring = self._num_outer, self._num_ring
         return self.R0 * self.side**axes, self.R1 * outer**axes, self.R2 * ring**axes
+
+    def modes_hit(self, states: Tensor) -> Tensor:
+        """Return bool `[B, 2^dim]`: which corner's peak terminal `states` lie in, its cells of the highest reward.
+
+        Bit `d` of a corner's index tells whether it is at the far end of axis `d`.
+        """
+        cells = states[:, :-1]
+        peak = self._ring if self._num_ring else self._outer
+        corner = ((2 * cells >= self.side).long() << self._axes).sum(1, keepdim=True)
+        return (corner == torch.arange(self.num_modes, device=self.device)) & peak[cells].all(1, keepdim=True)
 
     def describe(self, states: Tensor) -> list[str]:
         return [f"({', '.join(map(str, row[:-1]))}){' stopped' if row[-1] else ''}" for row in states.tolist()]

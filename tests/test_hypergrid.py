@@ -171,3 +171,18 @@ def test_a_path_not_yet_stopped_ends_in_a_round_mark() -> None:
     dag, axes = Hypergrid(2, 5), Figure().subplots()
     dag.draw(dag.reset(1), axes)
     assert axes.lines[-1].get_marker() == "o"
+
+
+@pytest.mark.parametrize(("dim", "side", "cells"), [(1, 8, 1), (2, 8, 1), (2, 20, 4), (3, 9, 8), (2, 5, 1)])
+def test_every_corner_has_one_mode_of_the_cells_with_the_highest_reward(dim, side, cells):
+    dag = gfn_envs.Hypergrid(dim, side)
+    exact = gfn_envs.enumerate_dag(dag)
+    hit = dag.modes_hit(exact.states[exact.terminal])
+    best = exact.log_reward == exact.log_reward.max()
+    assert torch.equal(hit.any(1), best)
+    assert hit.sum(0).tolist() == [int(best.sum()) // 2**dim] * 2**dim
+    assert hit.sum(1).max() == 1
+    for state, row in zip(exact.states[exact.terminal], hit, strict=True):
+        if row.any():
+            corner = sum((int(s) > (side - 1) / 2) << d for d, s in enumerate(state[:-1]))
+            assert row[corner]
