@@ -5,7 +5,7 @@ A row says which of the settings it reads, so that one given in vain is an error
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -125,27 +125,36 @@ NETWORKS: dict[str, NetworkRow] = {
 
 
 def choose_network(config: Config, dag: DAG) -> NetworkRow:
-    """Return the row of `config.network`; `ValueError` for an unknown name or one that does not fit the DAG."""
-    fitting = {name: row for name, row in NETWORKS.items() if dag.offers(row.needs)}
-    row = choose("network", config.network, {"auto": next(iter(fitting.values())), **NETWORKS})
-    if not dag.offers(row.needs):
-        raise ValueError(f"--network {config.network} needs {type(dag).__name__} to offer {row.needs}().")
+    """Return the row of `config.network`.
+
+    Raises `ValueError` for an unknown name, one that does not fit the DAG, or a setting that it would not read.
+    """
+    fitting = [name for name, row in NETWORKS.items() if dag.offers(row.needs)]
+    name = choose("network", config.network, {"auto": fitting[0], **{name: name for name in NETWORKS}})
+    row = NETWORKS[name]
+    if name not in fitting:
+        raise ValueError(f"--network {name} needs {type(dag).__name__} to offer {row.needs}().")
+    _refuse_unread(config, NETWORKS.values(), row.reads, f"--network {name}")
     return row
+
+
+def _refuse_unread(
+    config: Config, rows: Iterable[AgentRow | BackwardRow | NetworkRow], read: frozenset[str], choice: str
+) -> None:
+    """Raise `ValueError` for a given setting that some of these rows read and this choice does not."""
+    values, defaults = flatten(config), flatten(preset(config.env, config.agent))
+    for name in sorted(frozenset().union(*(row.reads for row in rows)) - read):
+        if values[name] != defaults[name]:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} {values[name]} has no effect with {choice}: leave it out.")
 
 
 def check(config: Config) -> None:
     """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read."""
     agent, backward = choose("agent", config.agent, AGENTS), choose("backward approach", config.backward, BACKWARD)
-    read = agent.reads | backward.reads
-    owned = frozenset().union(*(row.reads for row in (*AGENTS.values(), *BACKWARD.values())))
+    rows, choice = (*AGENTS.values(), *BACKWARD.values()), f"--agent {config.agent} --backward {config.backward}"
+    _refuse_unread(config, rows, agent.reads | backward.reads, choice)
     values, defaults = flatten(config), flatten(preset(config.env, config.agent))
-    for name in sorted(owned - read):
-        if values[name] != defaults[name]:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(
-                f"{flag} {values[name]} has no effect with --agent {config.agent} --backward {config.backward}: "
-                "leave it out."
-            )
     if config.epsilon_trajectories == 0 and config.epsilon_end != defaults["epsilon_end"]:
         raise ValueError(f"--epsilon-end {config.epsilon_end} has no effect without --epsilon-trajectories.")
     for name, (low, high) in _RANGES.items():

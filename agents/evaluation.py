@@ -134,8 +134,7 @@ class Evaluator:
         """Estimate log P_theta on the test set and compare it with log R."""
         started = time.perf_counter()
         states: Tensor = self.dag.test_states()  # type: ignore[attr-defined]
-        if 0 < self.settings.test_objects < len(states):
-            states = states[torch.arange(self.settings.test_objects) * len(states) // self.settings.test_objects]
+        states = states[spread(len(states), self.settings.test_objects)]
         log_p = log_likelihood(agent, states, self.settings.test_rollouts, self.generator)
         log_reward = self.dag.log_reward(states)
         self.test_set = {"states": states.cpu(), "log_reward": log_reward.cpu(), "log_p": log_p.cpu()}
@@ -170,6 +169,18 @@ class Evaluator:
         self.test_set, self.evaluations = state["test_set"], state["evaluations"]
         self._sums = dict(state["sums"])
         set_state(self.generator, state["generator"])
+
+
+def spread(n: int, count: int) -> Tensor:
+    """Return `count` increasing indices evenly spread over `0 .. n - 1`, or all of them where `count` is 0 or too many.
+
+    One in each of `count` stretches, at a place that moves on from one to the next: a constant stride could fall in
+    with a period of the list, and take every mode with no flip at all, for example.
+    """
+    if not 0 < count < n:
+        return torch.arange(n)
+    i = torch.arange(count)
+    return i * n // count + i % (n // count)
 
 
 def _no_sums() -> dict[str, float]:

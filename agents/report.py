@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
         return "no evaluation yet"
     step = -(-len(history) // rows)
     shown = history[::-1][::step][::-1]
-    columns = [(heading, form, key) for key, (heading, form) in COLUMNS.items() if key in history[-1]]
+    columns = [(heading, form, key) for key, (heading, form) in COLUMNS.items() if any(key in row for row in shown)]
     lines = [[heading for heading, _, _ in columns]]
     lines += [[form.format(row[key]) if key in row else "" for _, form, key in columns] for row in shown]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
@@ -70,20 +71,20 @@ def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
 PANELS = (
     ("distance to the target", ("l1_empirical", "l1_exact", "kl_exact"), "log"),
     ("estimate of log Z, minus the true one", ("log_z_error",), "linear"),
-    ("mean reward", ("mean_reward", "mean_reward_exact", "mean_reward_target"), "linear"),
+    ("mean reward", ("mean_reward", "mean_reward_exact", "mean_reward_target"), "auto"),
     ("modes found", ("modes_found",), "linear"),
     ("rank correlation of log P and log R on the test set", ("spearman",), "linear"),
-    ("log of the reward", ("mean_log_reward", "top_log_reward"), "linear"),
+    ("mean log of the reward", ("mean_log_reward", "top_log_reward"), "linear"),
     ("training loss", ("loss", "backward_loss"), "log"),
 )
-"""Title, metrics and scale of the learning curve's panels."""
+"""Title, metrics and scale of the learning curve's panels; "auto" is logarithmic where a linear one shows nothing."""
 NAMES = {
     **{key: heading for key, (heading, _) in COLUMNS.items()},
-    "mean_reward": "of the samples since the last evaluation",
-    "mean_reward_exact": "of the learned distribution",
-    "mean_reward_target": "of the target",
-    "mean_log_reward": "mean of the samples since the last evaluation",
-    "top_log_reward": "mean of the best 100 so far",
+    "mean_reward": "latest samples",
+    "mean_reward_exact": "learned distribution",
+    "mean_reward_target": "target",
+    "mean_log_reward": "latest samples",
+    "top_log_reward": "best 100 so far",
 }
 
 
@@ -92,9 +93,9 @@ def learning_curve(history: list[dict[str, float]]) -> Figure:
     panels = []
     for title, keys, scale in PANELS:
         # A logarithmic scale has no place for what is never positive, such as the loss of a P_B that does not learn.
-        shown = [key for key in keys if any(m.get(key, 0) > 0 or (scale == "linear" and key in m) for m in history)]
+        shown = [key for key in keys if any(scale != "log" or value > 0 for value in _finite(history, key))]
         if shown:
-            panels.append((title, shown, scale))
+            panels.append((title, shown, _scale(scale, [value for key in shown for value in _finite(history, key)])))
     figure = Figure(figsize=(11, 3.6 * max(1, (len(panels) + 1) // 2)), layout="constrained")
     if not panels:
         figure.suptitle("no evaluation yet")
@@ -108,6 +109,8 @@ def learning_curve(history: list[dict[str, float]]) -> Figure:
         axes.set_yscale(scale)
         if keys == ["log_z_error"]:
             axes.axhline(0, color="gray", linewidth=1, linestyle="--")
+        if keys == ["modes_found"]:
+            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_title(title)
         axes.set_xlabel("trajectories")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -118,6 +121,16 @@ def learning_curve(history: list[dict[str, float]]) -> Figure:
     for axes in grid:  # what is left of the last row
         axes.set_axis_off()
     return figure
+
+
+def _finite(history: list[dict[str, float]], key: str) -> list[float]:
+    return [metrics[key] for metrics in history if math.isfinite(metrics.get(key, math.nan))]
+
+
+def _scale(scale: str, values: list[float]) -> str:
+    """Return the scale; for "auto", logarithmic where `values` are positive and span over two decades."""
+    automatic = "log" if 0 < 100 * min(values) < max(values) else "linear"
+    return {"auto": automatic}.get(scale, scale)
 
 
 def distribution(enumeration: Enumeration, learned: Tensor, most: int = 3) -> Figure:
@@ -196,5 +209,6 @@ def trajectories(trainer: Trainer, count: int = 6) -> Figure:
         length = int(batch.lengths[i])
         dag.draw(batch.states[i, : length + 1], axes)
         steps = "1 step" if length == 1 else f"{length} steps"
-        axes.set_title(f"{steps}, log R = {float(batch.log_reward[i]):.3f}", fontsize=9)
+        title = f"{steps}, log R = {float(batch.log_reward[i]) + 0.0:.3f}"  # + 0.0: not -0.000
+        axes.set_title("\n".join(filter(None, (title, axes.get_title()))), fontsize=9)
     return figure

@@ -95,9 +95,11 @@ class BitSequence(DAG):
         self._mode_signs = (2 * bits - 1).T.contiguous().to(self.device)
 
     def _checked_modes(self, modes: int | Sequence[str], seed: int) -> list[str]:
-        if isinstance(modes, int):
+        if seed >= 2**32:
+            raise ValueError(f"modes_seed must be less than 2^32, got {seed!r}.")
+        if not isinstance(modes, Sequence):
             return random_modes(self.n, integer_at_least("modes", modes, 1), seed)
-        if isinstance(modes, str) or not len(modes):
+        if isinstance(modes, str) or not modes:
             raise ValueError(f"modes must be a number or a list of bit strings, got {modes!r}.")
         for mode in modes:
             if not isinstance(mode, str) or len(mode) != self.n or set(mode) - {"0", "1"}:
@@ -190,6 +192,8 @@ class BitSequence(DAG):
         axes.imshow((1 - signs.numpy()) / 2, cmap="gray", vmin=0, vmax=1, aspect="auto")
         rows, columns = ((signs != 0) & (signs != mode)).nonzero(as_tuple=True)
         axes.scatter(columns.numpy(), rows.numpy(), marker="s", s=30, facecolors="none", edgecolors="red")
-        axes.set_title(f"nearest mode {nearest}: {len(rows)} bits differ", fontsize=8)
+        differ = "1 bit differs" if len(rows) == 1 else f"{len(rows)} bits differ"
+        axes.set_title(f"nearest mode {nearest}: {differ}", fontsize=8)
+        axes.locator_params(integer=True, min_n_ticks=1)
         axes.set_xlabel("bit")
         axes.set_ylabel("word")

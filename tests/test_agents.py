@@ -493,6 +493,9 @@ def test_a_pair_learns_a_small_grid(agent: str, backward: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("agent", "backward"), PAIRS)
 def test_every_pair_learns_the_8_by_8_grid_with_default_settings(agent: str, backward: str) -> None:
-    changes = {"backward": backward, "env_kwargs": '{"dim": 2, "side": 8}', "trajectories": 32_000}
-    # An untrained policy is off by 0.8; missing one of the four modes costs 0.25. At a constant rate it stays noisy.
-    assert _distance(trained(with_values(preset("gfn/Hypergrid-v0", agent), changes))) < 0.1
+    changes = {"backward": backward, "env_kwargs": '{"dim": 2, "side": 8}', "trajectories": 32_000, "eval_every": 250}
+    trainer = trained(with_values(preset("gfn/Hypergrid-v0", agent), changes))
+    # An untrained policy is off by 0.8; missing one of the four modes costs 0.25. At a constant rate some pairs hover.
+    distances = [row["total_variation_exact"] for row in trainer.history]
+    assert min(distances) < 0.05
+    assert distances[-1] < 0.1

@@ -13,7 +13,7 @@ from toy_dags import Bag, Skips, Subsets
 from agents import build, report
 from agents.checkpoint import PICTURES
 from agents.config import Config, EvaluationSettings, NetworkSettings
-from gfn_envs import DAG, Hypergrid, enumerate_dag
+from gfn_envs import DAG, BitSequence, Hypergrid, enumerate_dag
 
 ROW = {"trajectories": 16, "l1_exact": 0.5, "kl_exact": 0.1, "log_z_error": -1.0, "loss": 2.0, "backward_loss": 0.0}
 UNENUMERATED = {"trajectories": 16, "mean_reward": 1.5, "unique_states": 7, "loss": 2.0, "backward_loss": 3.0}
@@ -144,3 +144,46 @@ def test_each_trajectory_drawn_states_its_length_and_reward():
     axes = drawn(report.trajectories(trainer_of(Hypergrid(2, 4)), count=5))
     assert len(axes) == 5
     assert all(re.fullmatch(r"1 step, log R = .+|\d+ steps, log R = .+", panel.get_title()) for panel in axes)
+
+
+def test_the_title_of_a_dags_own_drawing_stays_below_the_length_and_reward():
+    axes = drawn(report.trajectories(trainer_of(BitSequence(8, 2, modes=3))))
+    titles = [panel.get_title() for panel in axes]
+    assert all(
+        re.fullmatch(r"4 steps, log R = (?!-0\.000).+\nnearest mode \d: \d bits? differs?", title) for title in titles
+    )
+
+
+@pytest.mark.parametrize(
+    ("rewards", "scale"),
+    [
+        ([1e-30, 1e-20, 1e-3], "log"),
+        ([0.5, 0.7, 2.0], "linear"),
+        ([0.0, 1e-20, 1.0], "linear"),
+        ([1e-30, math.nan, 1.0], "log"),
+    ],
+)
+def test_mean_rewards_over_many_orders_of_magnitude_are_drawn_on_a_logarithmic_scale(rewards, scale):
+    rows = [UNENUMERATED | {"trajectories": i, "mean_reward": reward} for i, reward in enumerate(rewards)]
+    axes = drawn(report.learning_curve(rows))[0]
+    assert (axes.get_title(), axes.get_yscale()) == ("mean reward", scale)
+
+
+def test_a_metric_that_is_never_a_number_has_no_panel():
+    titles = [axes.get_title() for axes in drawn(report.learning_curve([ROW | {"spearman": math.nan}]))]
+    assert "training loss" in titles
+    assert not any("correlation" in title for title in titles)
+
+
+@pytest.mark.parametrize("pace", [0, 1, 30])
+def test_numbers_of_modes_have_whole_ticks(pace):
+    rows = [{"trajectories": i, "modes_found": pace * i} for i in range(4)]
+    (axes,) = drawn(report.learning_curve(rows))
+    assert all(float(tick).is_integer() for tick in axes.get_yticks())
+
+
+def test_the_table_keeps_a_column_that_the_last_evaluation_lacks():
+    lines = report.table([ROW | {"spearman": 0.5}, ROW]).splitlines()
+    assert "Spearman" in lines[0]
+    assert "0.500" in lines[1]
+    assert len({len(line) for line in lines}) == 1
