@@ -70,10 +70,7 @@ class MunchausenDQN(Agent):
         self.target = targets.get(settings.target_rate, settings.target_every)
 
     def policy(self) -> Policy:
-        logits, temperature = self.network.sampler(), self.temperature
-        if temperature == 1:
-            return logits
-        return lambda states: logits(states) / temperature
+        return self.network.sampler(1 / self.temperature)
 
     @torch.no_grad()
     def log_z(self) -> Tensor:

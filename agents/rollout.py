@@ -6,7 +6,7 @@ Source: sampling by the Gumbel-max trick, Maddison et al. 2014 (arXiv 1411.0030)
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -163,34 +163,34 @@ def rollout(
     step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
     num_actions = dag.num_backward_actions if backward else dag.num_actions
     compact = compacts(start.device)
-    alive = 0
-    segments = _Segments(len(start), start.device)
+    segments = _Segments(start)
     states, mask = start, mask_of(start)
     active = mask.any(1)
-    segments.begin(states, torch.arange(len(start), device=start.device))
-    noise: tuple[Tensor, ...] = ()
+    width, all_alive = len(start), False
+    noise: Iterator[Tensor] = iter(())
     for t in range(dag.max_steps):
         if compact:
             alive = int(active.count_nonzero())
             if alive == 0:
                 break
-            if 2 * alive <= len(active) > _SMALL_BATCH:
+            if 2 * alive <= width > _SMALL_BATCH:
                 kept = active.nonzero().squeeze(1)
-                states, mask, active, noise = states[kept], mask[kept], active[kept], ()
+                states, mask, active, noise, width = states[kept], mask[kept], active[kept], iter(()), alive
                 segments.begin(states, segments.rows[kept])
-        if not noise:
-            steps = max(1, min(dag.max_steps - t, _NOISE_NUMBERS // max(1, mask.numel())))
-            noise = gumbel_noise((steps, len(states), num_actions), start.device, generator).unbind(0)
+            all_alive = alive == width
         logits = policy(states)
         if epsilon > 0:
-            explore = torch.rand(len(states), 1, device=start.device, generator=generator) < epsilon
+            explore = torch.rand(width, 1, device=start.device, generator=generator) < epsilon
             logits = torch.where(explore, 0.0, logits)
-        actions = sample_actions(logits, mask, noise[0])
-        noise = noise[1:]
+        gumbel = next(noise, None)
+        if gumbel is None:
+            steps = max(1, min(dag.max_steps - t, _NOISE_NUMBERS // max(1, mask.numel())))
+            noise = iter(gumbel_noise((steps, width, num_actions), start.device, generator).unbind(0))
+            gumbel = next(noise)
+        actions = sample_actions(logits, mask, gumbel)
         next_states, reverse = step(states, actions)
-        all_alive = compact and alive == len(states)
         states = next_states if all_alive else torch.where(active.unsqueeze(1), next_states, states)
-        segments.append(states, actions, reverse, active)
+        segments.steps.append((states, actions, reverse, active))
         mask = mask_of(states)
         active = mask.any(1)
     return segments.finish(dag, backward)
@@ -199,29 +199,22 @@ def rollout(
 class _Segments:
     """The steps recorded so far, in runs between two compactions, each over the rows that were then alive."""
 
-    def __init__(self, num_rows: int, device: torch.device) -> None:
-        self.num_rows, self.device = num_rows, device
-        self.runs: list[tuple[Tensor, list, list, list, list]] = []
+    def __init__(self, start: Tensor) -> None:
+        self.num_rows, self.device = len(start), start.device
+        self.runs: list[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, Tensor, Tensor]]]] = []
+        self.begin(start, torch.arange(len(start), device=start.device))
 
     def begin(self, states: Tensor, rows: Tensor) -> None:
-        self.rows = rows
-        self.runs.append((rows, [states], [], [], []))
-
-    def append(self, states: Tensor, actions: Tensor, reverse: Tensor, active: Tensor) -> None:
-        for store, value in zip(self.runs[-1][1:], (states, actions, reverse, active), strict=True):
-            store.append(value)
+        """Start a run from `states` in `rows`; its steps are then appended to `steps`."""
+        self.rows, self.steps = rows, []
+        self.runs.append((rows, states, self.steps))
 
     def finish(self, dag: DAG, backward: bool) -> Trajectories:
         """Lay the runs side by side in time and turn backward walks round."""
         if len(self.runs) == 1:
-            parts = self.runs[0][1:]
-            states, actions, reverse, mask = (
-                torch.stack(part, 1) if part else torch.zeros(self.num_rows, 0, dtype=torch.int64, device=self.device)
-                for part in parts
-            )
+            states, actions, reverse, mask = self._stack(*self.runs[0][1:])
         else:
             states, actions, reverse, mask = self._merge()
-        mask = mask.bool()
         # A DAG may answer anything where an action is illegal, as those of finished rows are.
         reverse = reverse * mask
         lengths = mask.sum(1)
@@ -240,19 +233,26 @@ class _Segments:
             log_reward=dag.log_reward(states.gather(1, last).squeeze(1)),
         )
 
-    def _merge(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        steps = sum(len(run[2]) for run in self.runs)
-        first = self.runs[0][1][0]
-        states = first.unsqueeze(1).repeat(1, steps + 1, 1)
-        actions = torch.zeros(self.num_rows, steps, dtype=torch.int64, device=self.device)
+    def _stack(self, start: Tensor, steps: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> tuple[Tensor, ...]:
+        """Return states `[b, k + 1, d]` and actions, reverse actions and mask `[b, k]` of one run of `k` steps."""
+        if not steps:
+            none = torch.zeros(len(start), 0, dtype=torch.int64, device=self.device)
+            return start.unsqueeze(1), none, none, none.bool()
+        states, *edges = zip(*steps, strict=True)
+        return torch.stack((start, *states)).transpose(0, 1), *(torch.stack(edge).T for edge in edges)
+
+    def _merge(self) -> tuple[Tensor, ...]:
+        length = sum(len(steps) for _, _, steps in self.runs)
+        states = self.runs[0][1].unsqueeze(1).repeat(1, length + 1, 1)
+        actions = torch.zeros(self.num_rows, length, dtype=torch.int64, device=self.device)
         reverse, mask = torch.zeros_like(actions), torch.zeros_like(actions, dtype=torch.bool)
         t = 0
-        for rows, run_states, *run_edges in self.runs:
-            end = t + len(run_edges[0])
-            states[rows, t:] = run_states[-1].unsqueeze(1)
-            states[rows, t : end + 1] = torch.stack(run_states, 1)
-            for full, part in zip((actions, reverse, mask), run_edges, strict=True):
-                if part:
-                    full[rows, t:end] = torch.stack(part, 1)
+        for rows, start, steps in self.runs:
+            end = t + len(steps)
+            run_states, *edges = self._stack(start, steps)
+            states[rows, t:] = run_states[:, -1:]
+            states[rows, t : end + 1] = run_states
+            for full, part in zip((actions, reverse, mask), edges, strict=True):
+                full[rows, t:end] = part
             t = end
         return states, actions, reverse, mask
