@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agents.agent import Agent
 from agents.losses import log_prob
-from agents.rollout import Trajectories, rollout
+from agents.rollout import Trajectories, compacts, rollout
 
 
 @torch.no_grad()
@@ -28,13 +28,15 @@ def log_ratios(agent: Agent, trajectories: Trajectories) -> Tensor:
 
 @torch.no_grad()
 def log_likelihood(
-    agent: Agent, states: Tensor, num_rollouts: int, generator: torch.Generator | None, chunk: int = 2048
+    agent: Agent, states: Tensor, num_rollouts: int, generator: torch.Generator | None, chunk: int | None = None
 ) -> Tensor:
     """Return an estimate of log P_theta(x) of terminal `states [N, d]`, the probability that P_F ends there, `[N]`.
 
     `logsumexp over K of (log P_F - log P_B)(tau_k) - log K`, `tau_k` walks backwards from x by P_B, K = `num_rollouts`;
-    a lower bound in expectation, tighter with K. Works through `chunk` walks at a time.
+    a lower bound in expectation, tighter with K. Works through `chunk` walks at a time; by default as many as suit a
+    CPU's cache, or many off the CPU.
     """
+    chunk = chunk or (64 if compacts(states.device) else 4096)
     starts = states.repeat_interleave(num_rollouts, 0)
     ratios = [
         log_ratios(agent, rollout(agent.dag, agent.backward.logits, part, generator, backward=True))
