@@ -166,7 +166,8 @@ class Enumeration:
         return log_flow[self.children] + backward_log_probs - log_flow[self.parents]
 
     def _levels(self) -> list[tuple[int, int]]:
-        return list(zip((0, *self.level_ends[:-1]), self.level_ends, strict=True))
+        bounds = zip((0, *self.level_ends[:-1]), self.level_ends, strict=True)
+        return [(start, end) for start, end in bounds if start < end]
 
 
 def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
