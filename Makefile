@@ -23,10 +23,10 @@ train: .venv  ## the main job: Munchausen DQN with TLM on the 4-dimensional hype
 test: .venv  ## style and the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: .venv  ## the slow tests besides
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 check: .venv  ## types (pyright fetches itself from npm the first time)
 	$(BIN)/pyright
