@@ -18,10 +18,10 @@ from gfn_envs.dag import DAG
 
 @dataclass(frozen=True)
 class Transitions:
-    """`B` edges: `states [B, d]`, `actions [B]`, `next_states [B, d]`, `backward_actions [B]`, `log_reward [B]`, `done
-    [B]`.
+    """`B` edges: `states [B, d]`, `next_states [B, d]`, and `[B]` of everything else.
 
-    `log_reward` is that of the next state where it is terminal (`done`), arbitrary elsewhere.
+    `backward_actions` undo `actions`; `log_reward` is that of the next state where it is terminal (`done`), arbitrary
+    elsewhere.
     """
 
     states: Tensor
@@ -50,11 +50,10 @@ class Transitions:
 
 
 class RolloutBuffer:
-    """Trajectories of the last `past_batches` iterations, and a ring of the last `capacity` transitions with
-    priorities.
+    """The trajectories of the last `past_batches` iterations, and a prioritised ring of `capacity` transitions.
 
-    Everything stays on the DAG's device. Off the CPU the padding of the trajectories enters the ring with priority
-    zero, so that nothing waits for the device; it is never drawn, but takes room.
+    Everything stays on the DAG's device. What is no edge (the seam between two trajectories, and off the CPU, where
+    nothing may wait for the device, their padding) enters the ring with priority zero: never drawn, but it takes room.
     """
 
     def __init__(self, dag: DAG, past_batches: int = 1, capacity: int = 0, seed: int = 0) -> None:

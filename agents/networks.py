@@ -167,7 +167,9 @@ class Targets:
 
     def get(self, rate: float, every: int = 1) -> Network:
         """Return the copy with this rate and interval of updates."""
-        return self._targets.setdefault((rate, every), Target(self.network, rate, every)).copy
+        if (rate, every) not in self._targets:
+            self._targets[rate, every] = Target(self.network, rate, every)
+        return self._targets[rate, every].copy
 
     def update(self) -> None:
         """Move every copy one step; the trainer does, at the end of an iteration."""

@@ -51,8 +51,7 @@ class Trajectories:
     @cached_property
     def terminal_states(self) -> Tensor:
         """The last states, int64 `[B, d]`."""
-        last = self.lengths.view(-1, 1, 1).expand(-1, 1, self.states.shape[2])
-        return self.states.gather(1, last).squeeze(1)
+        return _last_states(self.states, self.lengths)
 
     @cached_property
     def rows(self) -> Rows:
@@ -117,6 +116,11 @@ class Rows:
         """Put `values [M]` back into `[B, T + 1]`, zeros in the padding that was left out."""
         padded = torch.zeros(self.shape[0] * self.shape[1], dtype=values.dtype, device=values.device)
         return padded.index_copy(0, self.index, values).view(self.shape)
+
+
+def _last_states(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return the state `[B, d]` that each row of `states [B, T + 1, d]` reaches after `lengths [B]` steps."""
+    return states.gather(1, lengths.view(-1, 1, 1).expand(-1, 1, states.shape[2])).squeeze(1)
 
 
 def compacts(device: torch.device) -> bool:
@@ -224,13 +228,12 @@ class _Segments:
             states = states.gather(1, at.unsqueeze(2).expand_as(states))
             edge = (lengths.unsqueeze(1) - 1 - place[:-1]).clamp(min=0)
             actions, reverse = reverse.gather(1, edge), actions.gather(1, edge)
-        last = lengths.view(-1, 1, 1).expand(-1, 1, states.shape[2])
         return Trajectories(
             states=states,
             actions=actions,
             backward_actions=reverse,
             mask=mask,
-            log_reward=dag.log_reward(states.gather(1, last).squeeze(1)),
+            log_reward=dag.log_reward(_last_states(states, lengths)),
         )
 
     def _stack(self, start: Tensor, steps: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> tuple[Tensor, ...]:
