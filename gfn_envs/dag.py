@@ -31,6 +31,39 @@ class TokenView:
     """Whether a backward action is a place."""
 
 
+@dataclass(frozen=True)
+class GraphView:
+    """How a state reads as a graph of up to `slots` nodes, for networks over graphs, and where its actions lie on it.
+
+    `dag.graph(states)` gives it, all int64: `nodes [B, slots, K]`, of which feature 0 is 0 exactly in empty slots, and
+    filled slots come first; `pairs [B, slots, slots]`, 0 where nothing joins two nodes; `whole [B, G]` on the graph.
+
+    Forward actions are `slot * node_actions + a`, then `slots * node_actions + pair * pair_actions + a`, and last the
+    stop action; backward actions likewise with the numbers `backward_...` and last the undoing of the stop. Where
+    `ordered`, pair `(i, j)` has the index `i * slots + j`; otherwise `pairs` is symmetric, and the pairs `i < j` are
+    counted row by row, as `torch.triu_indices(slots, slots, 1)` does.
+    """
+
+    slots: int
+    """Number of node slots."""
+    node_values: tuple[int, ...]
+    """Number of values of each of the K node features."""
+    pair_values: int
+    """Number of values of a pair."""
+    whole_values: tuple[int, ...]
+    """Number of values of each of the G features of the whole graph."""
+    ordered: bool
+    """Whether pair (i, j) differs from (j, i)."""
+    node_actions: int
+    """Forward actions of a slot."""
+    pair_actions: int
+    """Forward actions of a pair."""
+    backward_node_actions: int
+    """Backward actions of a slot."""
+    backward_pair_actions: int
+    """Backward actions of a pair."""
+
+
 class DAG(ABC):
     """A pointed directed acyclic graph whose terminal states carry a positive reward.
 
@@ -58,7 +91,15 @@ class DAG(ABC):
         modes_hit(states) -> bool [B, num_modes]        which of `num_modes` modes terminal states count for
         test_states() -> states [N, d]                  a fixed set of terminal states to correlate log P with log R on
         token_view() -> TokenView                       how the state reads as a row of tokens
+        graph_view() -> GraphView                       how the state reads as a graph; with it
+        graph(states) -> nodes, pairs, whole            the graph, as `GraphView` says
         canonical(states) -> states [B, d]              equal exactly for states that differ by the renaming of slots
+        log_symmetry(states) -> float32 [B]             log |Aut|, the number of renamings of slots that change nothing
+
+    Where slots are renamed, a policy that treats them alike and is trained to zero loss ends in the class of x, all
+    states that `canonical` maps to one, with probability proportional to `exp(log_reward(x) - log_symmetry(x))`:
+    actions are counted by slot, and |Aut(x)| of them are the same. A DAG whose `log_reward` includes `log_symmetry`
+    is therefore sampled in proportion to the reward itself.
     """
 
     nvec: tuple[int, ...]
