@@ -37,6 +37,8 @@ class BackwardSettings:
     """Number of past iterations that pessimistic draws its batch from."""
     weight_decay: float = 0.0
     """L2 penalty on the weights in P_B's own steps (tlm, pessimistic, maxent where learned)."""
+    max_grad_norm: float = 0.0
+    """Gradients of P_B's own steps are scaled down to this norm; 0 leaves them."""
     exact_maxent: bool = True
     """Use the DAG's closed form of n(s) for maxent where it has one; otherwise learn log n(s)."""
 
@@ -199,7 +201,8 @@ def _log_pb(dag: DAG, here: Evaluation, backward_actions: Tensor) -> Tensor:
 
 
 def _optimizer(network: Network, settings: BackwardSettings, *heads: str, decay: float = 1.0) -> Optimizer:
-    return Optimizer(network, [(network.parameters_of(*heads), settings.lr)], settings.weight_decay, decay=decay)
+    groups = [(network.parameters_of(*heads), settings.lr)]
+    return Optimizer(network, groups, settings.weight_decay, settings.max_grad_norm, decay)
 
 
 def uniform(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from agents import backward as backward_policies
 from agents import losses
@@ -47,11 +48,20 @@ class BackwardRow:
 
 
 def _optimizer(config: Config, network: Network, groups: list) -> Optimizer:
-    return Optimizer(network, groups, config.optim.weight_decay, config.optim.max_grad_norm)
+    optim = config.optim
+    return Optimizer(network, groups, optim.weight_decay, optim.max_grad_norm, optim.lr_decay)
+
+
+PENALTIES: dict[str, losses.Penalty] = {"squared": torch.square, "huber": losses.huber}
+
+
+def _with_penalty(loss: Callable[..., Tensor], config: Config) -> Loss:
+    return partial(loss, penalty=choose("penalty", config.penalty, PENALTIES))
 
 
 def _edge_flow_agent(loss: Loss, per_edge: bool, config: Config, dag: DAG, network: Network, pb: Backward) -> Agent:
     groups = [(network.parameters_of("pf", "flow", *pb.learned_by_agent), config.optim.lr)]
+    loss = _with_penalty(loss, config)
     return Balance(dag, network, pb, NetworkFlow(), loss, per_edge, _optimizer(config, network, groups))
 
 
@@ -70,7 +80,8 @@ def _tb(config: Config, dag: DAG, network: Network, targets: Targets, pb: Backwa
         (network.parameters_of("pf", *pb.learned_by_agent), config.optim.lr),
         (flow.parameters(), config.optim.log_z_lr),
     ]
-    return Balance(dag, network, pb, flow, losses.trajectory_balance, False, _optimizer(config, network, groups))
+    loss = _with_penalty(losses.trajectory_balance, config)
+    return Balance(dag, network, pb, flow, loss, False, _optimizer(config, network, groups))
 
 
 def _mdqn(config: Config, dag: DAG, network: Network, targets: Targets, pb: Backward) -> Agent:
@@ -80,13 +91,14 @@ def _mdqn(config: Config, dag: DAG, network: Network, targets: Targets, pb: Back
 
 
 _DQN = frozenset(name for name in flatten(Config()) if name.startswith("dqn."))
+_REPLAY = frozenset({"dqn.replay_capacity", "dqn.replay_batch", "dqn.priority_alpha", "dqn.priority_beta"})
 _LEARNED = frozenset({"pb.zero_init"})
-_STEPPED = _LEARNED | {"pb.lr", "pb.weight_decay"}
+_STEPPED = _LEARNED | {"pb.lr", "pb.weight_decay", "pb.max_grad_norm"}
 
 AGENTS: dict[str, AgentRow] = {
-    "db": AgentRow(_db),
-    "tb": AgentRow(_tb, frozenset({"optim.log_z_lr"})),
-    "subtb": AgentRow(_subtb, frozenset({"subtb_lambda"})),
+    "db": AgentRow(_db, frozenset({"penalty"})),
+    "tb": AgentRow(_tb, frozenset({"optim.log_z_lr", "penalty"})),
+    "subtb": AgentRow(_subtb, frozenset({"subtb_lambda", "penalty"})),
     "softdqn": AgentRow(_mdqn, _DQN - {"dqn.alpha", "dqn.l0"}, replays=True),
     "mdqn": AgentRow(_mdqn, _DQN, replays=True),
 }
@@ -153,7 +165,11 @@ def check(config: Config) -> None:
     """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read."""
     agent, backward = choose("agent", config.agent, AGENTS), choose("backward approach", config.backward, BACKWARD)
     rows, choice = (*AGENTS.values(), *BACKWARD.values()), f"--agent {config.agent} --backward {config.backward}"
-    _refuse_unread(config, rows, agent.reads | backward.reads, choice)
+    read = agent.reads | backward.reads
+    if config.dqn.on_policy:
+        read, choice = read - _REPLAY, choice + " --dqn.on-policy"
+    _refuse_unread(config, rows, read, choice)
+    choose("penalty", config.penalty, PENALTIES)
     values, defaults = flatten(config), flatten(preset(config.env, config.agent))
     if config.epsilon_trajectories == 0 and config.epsilon_end != defaults["epsilon_end"]:
         raise ValueError(f"--epsilon-end {config.epsilon_end} has no effect without --epsilon-trajectories.")
@@ -182,11 +198,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optim.lr": (0, 1e3),
     "optim.log_z_lr": (0, 1e3),
     "optim.weight_decay": (0, 1e3),
+    "optim.lr_decay": (0, 1),
     "optim.max_grad_norm": (0, 1e12),
     "pb.lr": (0, 1e3),
     "pb.lr_decay": (0, 1),
     "pb.target_rate": (0, 1),
     "pb.weight_decay": (0, 1e3),
+    "pb.max_grad_norm": (0, 1e12),
     "pb.past_batches": (1, 10**6),
     "dqn.alpha": (0, 0.999),
     "dqn.l0": (-1e30, 0),
@@ -227,7 +245,8 @@ def build_trainer(config: Config, dag: DAG) -> Trainer:
     row = AGENTS[config.agent]
     agent = row.make(config, dag, network, targets, backward)
     past = config.pb.past_batches if "pb.past_batches" in BACKWARD[config.backward].reads else 1
-    buffer = RolloutBuffer(dag, past, config.dqn.replay_capacity if row.replays else 0, seed=config.seed + 1)
+    replays = row.replays and not config.dqn.on_policy
+    buffer = RolloutBuffer(dag, past, config.dqn.replay_capacity if replays else 0, seed=config.seed + 1)
     evaluator = Evaluator(dag, config.eval, seed=config.seed + 2)
     return Trainer(config, dag, network, targets, agent, backward, buffer, evaluator)
 

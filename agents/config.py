@@ -25,6 +25,8 @@ class OptimizerSettings:
     """Learning rate of the parameter log Z (tb)."""
     weight_decay: float = 0.0
     """L2 penalty on the weights."""
+    lr_decay: float = 1.0
+    """Factor on these learning rates after every update."""
     max_grad_norm: float = 0.0
     """Gradients are scaled down to this norm; 0 leaves them."""
 
@@ -79,6 +81,8 @@ class Config:
     """Iterations that only collect, before the first update."""
     subtb_lambda: float = 0.9
     """Weight ratio of sub-trajectories whose lengths differ by one (subtb)."""
+    penalty: str = "squared"
+    """What a balance residual costs: squared or huber (db, tb, subtb; the DQN agents always take huber)."""
     optim: OptimizerSettings = field(default_factory=OptimizerSettings)
     pb: BackwardSettings = field(default_factory=BackwardSettings)
     dqn: DQNSettings = field(default_factory=DQNSettings)

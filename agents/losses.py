@@ -2,34 +2,55 @@
 
 All take `log_flow [B, T + 1]` with log F(x) := log R(x) at each trajectory's last state, `log_pf [B, T]`, `log_pb [B,
 T]` and `mask [B, T]` (True at real steps), and return one loss a trajectory, `[B]`. Padding may hold any finite values.
+`penalty` says what a residual costs: `torch.square`, or `huber`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Penalty = Callable[[Tensor], Tensor]
+"""Residuals -> what each costs, of the same shape; 0 at 0."""
 
-def detailed_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
+
+def huber(residual: Tensor) -> Tensor:
+    """Return half the square up to 1, and a slope of 1 beyond, of each of `residual` (any shape)."""
+    return functional.huber_loss(residual, torch.zeros_like(residual), reduction="none")
+
+
+def detailed_balance(
+    log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, penalty: Penalty = torch.square
+) -> Tensor:
     """Return `sum_t (log F(s_t) + log P_F - log F(s_t+1) - log P_B)^2` (Bengio et al. 2023, arXiv 2111.09266)."""
     residual = log_flow[:, :-1] + log_pf - log_flow[:, 1:] - log_pb
-    return torch.where(mask, residual, 0.0).square().sum(1)
+    return penalty(torch.where(mask, residual, 0.0)).sum(1)
 
 
-def trajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
+def trajectory_balance(
+    log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, penalty: Penalty = torch.square
+) -> Tensor:
     """Return `(log F(s_0) + sum log P_F - log R(x) - sum log P_B)^2` (Malkin et al. 2022, arXiv 2201.13259).
 
     The caller puts log Z in `log_flow[:, 0]`.
     """
     potential = _potential(log_flow, log_pf, log_pb, mask)
     last = mask.sum(1, keepdim=True)
-    return (potential[:, 0] - potential.gather(1, last).squeeze(1)).square()
+    return penalty(potential[:, 0] - potential.gather(1, last).squeeze(1))
 
 
-def subtrajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, lamda: float = 0.9) -> Tensor:
+def subtrajectory_balance(
+    log_flow: Tensor,
+    log_pf: Tensor,
+    log_pb: Tensor,
+    mask: Tensor,
+    lamda: float = 0.9,
+    penalty: Penalty = torch.square,
+) -> Tensor:
     """Return `sum_{i<j} w_ij (h_i - h_j)^2`, `w_ij ~ lamda^(j-i)`, summing to 1 in each trajectory.
 
     `h_t = log F(s_t) - sum_{k<t} (log P_F - log P_B)_k`, so that `h_i - h_j` is the balance residual of the stretch
@@ -43,7 +64,7 @@ def subtrajectory_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask
     log_weight = (last - first).to(potential.dtype) * math.log(lamda)
     weight = torch.where(real, log_weight, -torch.inf).softmax(1)
     residual = torch.where(real, potential[:, first] - potential[:, last], 0.0)
-    return (weight * residual.square()).sum(1)
+    return (weight * penalty(residual)).sum(1)
 
 
 def _potential(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from agents.agent import Agent
 from agents.backward import Backward
 from agents.buffer import RolloutBuffer, Transitions
-from agents.losses import log_prob
+from agents.losses import huber, log_prob
 from agents.networks import Evaluation, Network, Targets
 from agents.optimizer import Optimizer
 from agents.rollout import Policy
@@ -29,6 +28,8 @@ class DQNSettings:
     """Weight of the Munchausen term (mdqn; softdqn has 0); the temperature is 1 / (1 - alpha)."""
     l0: float = -100.0
     """Lower bound on the Munchausen term's log-policy."""
+    on_policy: bool = False
+    """Learn from the newest batch of trajectories, all edges alike, instead of prioritised replay."""
     replay_capacity: int = 100_000
     """Transitions kept for replay."""
     replay_batch: int = 256
@@ -52,7 +53,7 @@ class MunchausenDQN(Agent):
 
     V(s) = tau logsumexp Q(s, .)/tau, log R(x) at terminal states; pi = softmax(Q / tau) is P_F, so that sampling,
     target and Munchausen term share one temperature. With alpha = 0 it is soft DQN. Huber loss on prioritised
-    transitions.
+    transitions, or on-policy on those of the newest batch.
     """
 
     def __init__(
@@ -107,31 +108,45 @@ class MunchausenDQN(Agent):
         return self.temperature * (legal / self.temperature).logsumexp(-1)
 
     def update(self, buffer: RolloutBuffer) -> Tensor:
+        return (self._update_on_policy if self.settings.on_policy else self._update_from_replay)(buffer)
+
+    def _update_on_policy(self, buffer: RolloutBuffer) -> Tensor:
+        losses, edges = self._newest_losses(buffer)
+        real = buffer.newest.rows.has_action[:-1]
+        loss = torch.where(real, losses * self._weights(edges), 0.0).sum() / real.sum()
+        self.optimizer.minimise(loss)
+        return loss.detach()
+
+    def _update_from_replay(self, buffer: RolloutBuffer) -> Tensor:
         self.observe(buffer)
         batch, slots, probabilities = buffer.sample_transitions(self.settings.replay_batch)
-        losses = _huber(self.td_errors(batch))
-        weights = torch.where(batch.done, self.settings.leaf_weight, 1.0)
+        losses = huber(self.td_errors(batch))
         # Importance weights (N p)^-beta, scaled to a largest one of 1; N cancels.
         importance = (probabilities / probabilities.min()) ** -self.settings.priority_beta
-        loss = (losses * weights * importance).mean()
+        loss = (losses * self._weights(batch) * importance).mean()
         self.optimizer.minimise(loss)
         buffer.set_priorities(slots, self._priority(losses.detach()))
         return loss.detach()
 
     @torch.no_grad()
     def observe(self, buffer: RolloutBuffer) -> None:
-        """Put the newest batch into the ring, with the priorities of its present TD errors."""
+        """Put the newest batch into the ring, with the priorities of its present TD errors; on-policy, do nothing."""
+        if self.settings.on_policy:
+            return
+        losses, edges = self._newest_losses(buffer)
+        real = buffer.newest.rows.has_action[:-1]
+        buffer.add_transitions(edges, torch.where(real, self._priority(losses), 0.0))
+
+    def _newest_losses(self, buffer: RolloutBuffer) -> tuple[Tensor, Transitions]:
+        """Return the loss of each row's edge to the next row of the newest batch, `[M - 1]`, and these edges."""
         edges, rows = Transitions.of(buffer.newest), buffer.newest.rows
         # Every state but the first is a next state too: one pass over the rows serves both ends of the edges.
         at = self.network.at(rows.states)
-        losses = _huber(self._td_errors(edges, at.part(slice(0, -1)), at.part(slice(1, None))))
-        real = rows.has_action[:-1]
-        buffer.add_transitions(edges, torch.where(real, self._priority(losses), 0.0))
+        return huber(self._td_errors(edges, at.part(slice(0, -1)), at.part(slice(1, None)))), edges
+
+    def _weights(self, batch: Transitions) -> Tensor:
+        return torch.where(batch.done, self.settings.leaf_weight, 1.0)
 
     def _priority(self, losses: Tensor) -> Tensor:
         # Not NaN, which cannot be drawn from: the loss shows it, and the trainer stops there.
         return ((losses + 1e-8) ** self.settings.priority_alpha).nan_to_num(nan=1.0, posinf=1e30)
-
-
-def _huber(errors: Tensor) -> Tensor:
-    return functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")

@@ -13,8 +13,7 @@ class Optimizer:
 
     Args:
         module: its gradients are all cleared before the pass, also those of parameters that other optimizers step: a
-        torso
-            shared by P_F and P_B must not carry one's gradient into the other's step.
+            torso shared by P_F and P_B must not carry one's gradient into the other's step.
         groups: pairs of parameters and learning rate.
         weight_decay: L2 penalty of Adam.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.

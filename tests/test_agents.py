@@ -236,12 +236,14 @@ def test_building_and_training_leave_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("exact_maxent", [True, False])
+ON_POLICY: dict[str, Any] = {"dqn__on_policy": True, "dqn__replay_batch": 256, "dqn__replay_capacity": 100_000}
+
+
+@pytest.mark.parametrize("changes", [{}, {"pb__exact_maxent": False}, ON_POLICY])
 @pytest.mark.parametrize(("agent", "backward"), PAIRS)
-def test_no_step_of_any_pair_waits_for_the_host(agent: str, backward: str, exact_maxent: bool) -> None:
-    if backward != "maxent" and not exact_maxent:
+def test_no_step_of_any_pair_waits_for_the_host(agent: str, backward: str, changes: dict[str, Any]) -> None:
+    if ("pb__exact_maxent" in changes and backward != "maxent") or (changes is ON_POLICY and agent != "mdqn"):
         return
-    changes: dict[str, Any] = {} if exact_maxent else {"pb__exact_maxent": False}
     settings = config(agent, backward, epsilon=0.1, optim__max_grad_norm=1.0, optim__weight_decay=1e-3, **changes)
     # Tensors on `meta` have no values: reading one, and mixing in a CPU tensor, raises.
     trainer = build_trainer(settings, make("gfn/Hypergrid-v0", device="meta", dim=2, side=5))
@@ -335,17 +337,21 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "subtb_lambda": ("subtb", "uniform", {}, 0.5),
     "optim.lr": ("db", "uniform", {}, 2e-3),
     "optim.log_z_lr": ("tb", "uniform", {}, 0.2),
+    "penalty": ("db", "uniform", {}, "huber"),
     "optim.weight_decay": ("db", "uniform", {}, 0.1),
+    "optim.lr_decay": ("db", "uniform", {}, 0.9),
     "optim.max_grad_norm": ("db", "uniform", {}, 0.01),
     "pb.lr": ("db", "tlm", {}, 2e-3),
     "pb.lr_decay": ("db", "tlm", {}, 0.9),
     "pb.target_rate": ("db", "tlm", {}, 0.5),
     "pb.zero_init": ("db", "tlm", {}, False),
     "pb.weight_decay": ("db", "tlm", {}, 0.1),
+    "pb.max_grad_norm": ("db", "tlm", {}, 0.01),
     "pb.past_batches": ("db", "pessimistic", {}, 2),
     "pb.exact_maxent": ("db", "maxent", {}, False),
     "dqn.alpha": ("mdqn", "uniform", {}, 0.3),
     "dqn.l0": ("mdqn", "uniform", {}, -0.5),
+    "dqn.on_policy": ("mdqn", "uniform", {"dqn.replay_batch": 256, "dqn.replay_capacity": 100_000}, True),
     "dqn.replay_capacity": ("mdqn", "uniform", {}, 50),
     "dqn.replay_batch": ("mdqn", "uniform", {}, 48),
     "dqn.priority_alpha": ("mdqn", "uniform", {}, 0.9),
@@ -408,6 +414,32 @@ def test_a_setting_that_a_pair_does_not_read_is_an_error(agent: str, backward: s
         flag = "--" + name.replace("_", "-")
         with pytest.raises(ValueError, match=f"{flag} .* has no effect with --agent {agent} --backward {backward}"):
             check(with_values(config(agent, backward), {name: FLAGS[name][3]}))
+
+
+@pytest.mark.parametrize("name", ["replay_capacity", "replay_batch", "priority_alpha", "priority_beta"])
+def test_settings_of_the_replay_are_errors_on_policy(name: str) -> None:
+    on_policy = config("mdqn", **ON_POLICY)
+    check(on_policy)
+    with pytest.raises(ValueError, match=f"--dqn.{name.replace('_', '-')} .* has no effect with .* --dqn.on-policy"):
+        check(with_values(on_policy, {f"dqn.{name}": FLAGS[f"dqn.{name}"][3]}))
+
+
+def test_the_on_policy_update_is_the_mean_td_loss_of_the_newest_edges() -> None:
+    trainer = build_trainer(config("mdqn", dqn__leaf_weight=7.0, **ON_POLICY), make_dag(config("mdqn")))
+    agent, batch = trainer.agent, trainer.collect()
+    losses = []
+    for b in range(len(batch.lengths)):
+        for t in range(int(batch.lengths[b])):
+            last = t + 1 == int(batch.lengths[b])
+            edge = Transitions(
+                batch.states[b, t][None], batch.actions[b, t][None], batch.states[b, t + 1][None],
+                batch.backward_actions[b, t][None], batch.log_reward[b][None], torch.tensor([last]),
+            )  # fmt: skip
+            error = float(agent.td_errors(edge).detach())
+            huber = error**2 / 2 if abs(error) < 1 else abs(error) - 0.5
+            losses.append(huber * (7.0 if last else 1.0))
+    assert float(agent.update(trainer.buffer)) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert trainer.buffer.filled == 0
 
 
 def test_the_end_of_a_schedule_that_is_off_is_an_error() -> None:
