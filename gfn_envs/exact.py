@@ -52,11 +52,15 @@ class Enumeration:
 
     `S` states, `E` edges, `X` terminal states; states are sorted by level (length of the longest path from s0), edges
     by their parent, so that the edges leaving one level are one slice and lead to later levels only.
+
+    Of a DAG that renames slots, a state stands for all that `canonical` maps to it, and there is an edge for every
+    action of it, also where several lead to the same class. Policies have to treat the slots alike; flows are by slot,
+    as balance losses count them, so that F(x) = exp(log_reward(x)) and the target is exp(log_reward - log_symmetry).
     """
 
     dag: DAG
     states: Tensor
-    """int64 `[S, d]`; row 0 is s0."""
+    """int64 `[S, d]`; row 0 is s0. Canonical ones where slots are renamed."""
     parents: Tensor
     """int64 `[E]`, index of the edge's source."""
     actions: Tensor
@@ -64,13 +68,15 @@ class Enumeration:
     children: Tensor
     """int64 `[E]`, index of the edge's end."""
     backward_actions: Tensor
-    """int64 `[E]`, backward action of the edge."""
+    """int64 `[E]`, backward action of the edge, at the state as `step` leaves it."""
     level_ends: tuple[int, ...]
     """Edges `level_ends[l - 1]: level_ends[l]` leave the states of level `l`."""
     terminal: Tensor
     """int64 `[X]`, indices of the terminal states, increasing."""
     log_reward: Tensor
-    """float64 `[X]`, natural log of R at the terminal states."""
+    """float64 `[X]`, the DAG's `log_reward` of the terminal states."""
+    log_symmetry: Tensor
+    """float64 `[X]`, the DAG's `log_symmetry` of them, 0 where slots are not renamed."""
     sorted_keys: Tensor
     key_order: Tensor
     keys: StateKeys
@@ -82,13 +88,13 @@ class Enumeration:
 
     @cached_property
     def log_z(self) -> float:
-        """log of the sum of all rewards."""
-        return float(self.log_reward.logsumexp(0))
+        """log of the flow through s0, the sum of `exp(log_reward - log_symmetry)`."""
+        return float((self.log_reward - self.log_symmetry).logsumexp(0))
 
     @cached_property
     def target(self) -> Tensor:
         """R/Z over the terminal states, float64 `[X]`."""
-        return (self.log_reward - self.log_z).exp()
+        return (self.log_reward - self.log_symmetry - self.log_z).exp()
 
     @cached_property
     def terminal_rank(self) -> Tensor:
@@ -99,6 +105,7 @@ class Enumeration:
 
     def index(self, states: Tensor) -> Tensor:
         """Return the indices `[B]` of `states [B, d]`; `ValueError` for a state that is not in the DAG."""
+        states = canonical(self.dag, states)
         index = self.key_order[torch.searchsorted(self.sorted_keys, self.keys(states)).clamp(max=self.num_states - 1)]
         if not torch.equal(self.states[index], states):
             wrong = int((self.states[index] != states).any(1).nonzero()[0])
@@ -110,6 +117,12 @@ class Enumeration:
         """Return the log-probability of every edge, float64 `[E]`: log P_F of `policy`, or log P_B if `backward`."""
         ends, actions = (self.children, self.backward_actions) if backward else (self.parents, self.actions)
         mask_of = self.dag.backward_action_mask if backward else self.dag.action_mask
+        if backward and self.dag.offers("canonical"):
+            # The backward action is one of the state that the step leaves, whose slots are not the canonical ones.
+            parts = zip(self.states[self.parents].split(chunk), self.actions.split(chunk), strict=True)
+            reached = [self.dag.step(*part)[0] for part in parts]
+            log_probs = torch.cat([masked_log_softmax(policy(part).double(), mask_of(part)) for part in reached])
+            return log_probs.gather(1, actions.unsqueeze(1)).squeeze(1)
         rows = torch.ones(self.num_states, dtype=torch.bool, device=self.states.device)
         rows[0 if backward else self.terminal] = False
         where = torch.cumsum(rows, 0) - 1
@@ -120,7 +133,7 @@ class Enumeration:
 
     def uniform_backward(self) -> Tensor:
         """Return log P_B = -log(number of parents) of every edge, float64 `[E]`."""
-        return -torch.bincount(self.children, minlength=self.num_states).double().log()[self.children]
+        return -self.dag.backward_action_mask(self.states).sum(1).double().log()[self.children]
 
     def state_probabilities(self, edge_log_probs: Tensor) -> Tensor:
         """Return the probability that a trajectory passes through each state, float64 `[S]`, given log P_F `[E]`."""
@@ -147,7 +160,7 @@ class Enumeration:
         return distribution
 
     def log_flows(self, backward_log_probs: Tensor) -> Tensor:
-        """Return the true flows log F(s), float64 `[S]`, for log P_B `[E]`: F(x) = R(x), F(s) = sum F(s') P_B(s|s')."""
+        """Return the true flows log F(s), float64 `[S]`, for log P_B `[E]`: F(s) = sum F(s') P_B(s|s')."""
         log_flow = torch.full((self.num_states,), -math.inf, dtype=torch.float64, device=self.states.device)
         log_flow[self.terminal] = self.log_reward
         for start, end in reversed(list(self._levels())):
@@ -170,8 +183,20 @@ class Enumeration:
         return [(start, end) for start, end in bounds if start < end]
 
 
+def canonical(dag: DAG, states: Tensor) -> Tensor:
+    """Return the canonical forms of `states [B, d]`: the states themselves where no slots are renamed."""
+    return dag.canonical(states) if dag.offers("canonical") else states  # type: ignore[attr-defined]
+
+
+def log_symmetry(dag: DAG, states: Tensor) -> Tensor:
+    """Return the DAG's log |Aut| of `states [B, d]`, float32 `[B]`: 0 where no slots are renamed."""
+    if dag.offers("log_symmetry"):
+        return dag.log_symmetry(states)  # type: ignore[attr-defined]
+    return torch.zeros(len(states), device=states.device)
+
+
 def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
-    """Enumerate every state and edge of `dag` by `step` and the masks alone.
+    """Enumerate every state and edge of `dag` by `step` and the masks alone, up to the renaming of slots if it has one.
 
     Raises `TooLargeError` as soon as more than `max_edges` edges are certain, before they are stored.
     """
@@ -189,6 +214,7 @@ def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
             raise TooLargeError(f"more than {max_edges:,} edges: too large to enumerate")
         rows, actions = mask.nonzero(as_tuple=True)
         next_states, backward_actions = dag.step(frontier[rows], actions)
+        next_states = canonical(dag, next_states)
         child_keys = keys(next_states)
         edges.append((frontier_keys[rows], actions, child_keys, backward_actions))
         unique, inverse = torch.unique(child_keys, return_inverse=True)
@@ -241,6 +267,7 @@ def _arrange(dag: DAG, keys: StateKeys, states: Tensor, levels: Tensor, edges: l
         level_ends=tuple(ends.tolist()),
         terminal=terminal,
         log_reward=log_rewards_or_error(dag, states[terminal]).double(),
+        log_symmetry=log_symmetry(dag, states[terminal]).double(),
         sorted_keys=sorted_keys,
         key_order=rank[key_order],
         keys=keys,

@@ -52,6 +52,7 @@ def returns(dag: DAG) -> dict[str, tuple[tuple[str, int | None, torch.dtype], ..
         "is_terminal": (("is_terminal", None, torch.bool),),
         "log_num_trajectories": (("log_num_trajectories", None, torch.float32),),
         "canonical": (states,),
+        "log_symmetry": (("log_symmetry", None, torch.float32),),
     }
     return {name: results for name, results in methods.items() if dag.offers(name)}
 

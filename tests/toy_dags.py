@@ -81,6 +81,9 @@ class Bag(DAG):
     def canonical(self, states: Tensor) -> Tensor:
         return states.sort(1, descending=True).values
 
+    def log_symmetry(self, states: Tensor) -> Tensor:
+        return torch.lgamma(1.0 + torch.nn.functional.one_hot(states, self.nvec[0])[:, :, 1:].sum(1)).sum(1)
+
 
 class Skips(DAG):
     """Go up a line of `n` places by one or two at a time, stop anywhere: paths of different lengths to one state."""
