@@ -17,7 +17,8 @@ from agents.logging_backends import EVENT_FILES
 from agents.trainer import Trainer
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 1
-PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png")
+PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png", "top_molecules.png")
+SAMPLES = "samples.csv"
 
 
 class RunFileError(ValueError):
@@ -58,7 +59,7 @@ class RunFolder:
             return
         for file in (self.checkpoint, self.metrics, self.summary, self.config):
             file.unlink(missing_ok=True)
-        for name in PICTURES:
+        for name in (*PICTURES, SAMPLES):
             (self.path / name).unlink(missing_ok=True)
         for file in self.path.glob(EVENT_FILES):
             file.unlink(missing_ok=True)
@@ -69,7 +70,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
-        for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES):
+        for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES, SAMPLES):
             for left in self.path.glob(f".{name}.*"):
                 left.unlink(missing_ok=True)
         write_atomically(self.config, (config.to_json() + "\n").encode())

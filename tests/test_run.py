@@ -838,7 +838,7 @@ def outcome(folder, *arguments):
     return untimed(metrics_of(folder)), {name: value.tolist() for name, value in state_of(folder)["network"].items()}
 
 
-@pytest.mark.parametrize("name", [name for name in flatten(Config()) if name not in ("device", "threads")])
+@pytest.mark.parametrize("name", sorted(set(flatten(Config())) - {"device", "threads", "preset", "eval.samples"}))
 def test_every_setting_has_an_effect(name, tmp_path, no_pictures):
     needs, value = EFFECTS[name]
     flag = name.replace("_", "-")
@@ -848,6 +848,16 @@ def test_every_setting_has_an_effect(name, tmp_path, no_pictures):
     else:
         given = ["--" + flag] if value is True else ["--" + flag, value]
     assert outcome(tmp_path, *needs, *given) != outcome(tmp_path, *needs)
+
+
+def test_a_preset_gives_defaults_that_flags_replace():
+    given = ["--env", "gfn/QM9-v0", "--preset", "paper"]
+    plain, paper, own = (parse(args).config for args in (given[:2], given, [*given, "--net.layers", "5"]))
+    assert (plain.net.layers, plain.net.width) == (3, 64)
+    assert (paper.net.layers, paper.net.width, own.net.layers, own.net.width) == (8, 128, 5, 128)
+    assert parse(["--preset", "paper"]).config.differences(parse([]).config) == {"preset": ("paper", "default")}
+    with pytest.raises(ValueError, match=r"Unknown preset 'papers'\. Known, closest first: paper, default"):
+        parse(["--preset", "papers"])
 
 
 def test_threads_are_set(tmp_path, no_pictures):
