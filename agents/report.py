@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
 from agents.checkpoint import PICTURES, write_atomically
-from agents.rollout import rollout
+from agents.rollout import Policy, rollout
 from agents.trainer import Trainer
+from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration
 from gfn_envs.metrics import spearman
 
@@ -55,17 +56,30 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
 def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
     """Draw the run's pictures into `folder` and return the paths of those that apply."""
     curve, comparison, paths, scatter = (folder / name for name in PICTURES)
-    figures = {curve: learning_curve(trainer.history), paths: trajectories(trainer)}
+    figures = {
+        curve: learning_curve(trainer.history),
+        paths: trajectories(trainer.dag, trainer.agent.policy(), trainer.config.seed),
+    }
     if trainer.evaluator.test_set:
         figures[scatter] = likelihood(trainer.evaluator.test_set)
     if trainer.evaluator.enumeration:
         learned = trainer.evaluator.enumeration.terminal_distribution(trainer.agent.policy())
         figures[comparison] = distribution(trainer.evaluator.enumeration, learned)
+    return write_pictures(figures)
+
+
+def write_pictures(figures: dict[Path, Figure]) -> list[Path]:
+    """Write each figure to its path as PNG and return the paths."""
     for path, figure in figures.items():
-        data = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(data)
-        write_atomically(path, data.getvalue())
+        write_atomically(path, png(figure))
     return list(figures)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    data = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(data)
+    return data.getvalue()
 
 
 PANELS = (
@@ -195,11 +209,10 @@ def _marginal(index: Tensor, p: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=p.dtype).index_add_(0, index, p)
 
 
-def trajectories(trainer: Trainer, count: int = 6) -> Figure:
-    """Draw `count` fresh trajectories of the learned policy."""
-    dag = trainer.dag
-    generator = torch.Generator(dag.device).manual_seed(trainer.config.seed)
-    batch = rollout(dag, trainer.agent.policy(), dag.reset(count), generator)
+def trajectories(dag: DAG, policy: Policy, seed: int, count: int = 6) -> Figure:
+    """Draw `count` fresh trajectories of a learned policy."""
+    generator = torch.Generator(dag.device).manual_seed(seed)
+    batch = rollout(dag, policy, dag.reset(count), generator)
     figure = Figure(figsize=(3.4 * ((count + 1) // 2), 7.1), layout="constrained")
     figure.suptitle("trajectories of the learned policy")
     for i, axes in enumerate(figure.subplots(2, (count + 1) // 2).flat):

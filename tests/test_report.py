@@ -141,13 +141,15 @@ def test_drawing_does_not_disturb_the_run(tmp_path):
 
 
 def test_each_trajectory_drawn_states_its_length_and_reward():
-    axes = drawn(report.trajectories(trainer_of(Hypergrid(2, 4)), count=5))
+    trainer = trainer_of(Hypergrid(2, 4))
+    axes = drawn(report.trajectories(trainer.dag, trainer.agent.policy(), seed=0, count=5))
     assert len(axes) == 5
     assert all(re.fullmatch(r"1 step, log R = .+|\d+ steps, log R = .+", panel.get_title()) for panel in axes)
 
 
 def test_the_title_of_a_dags_own_drawing_stays_below_the_length_and_reward():
-    axes = drawn(report.trajectories(trainer_of(BitSequence(8, 2, modes=3))))
+    trainer = trainer_of(BitSequence(8, 2, modes=3))
+    axes = drawn(report.trajectories(trainer.dag, trainer.agent.policy(), seed=0))
     titles = [panel.get_title() for panel in axes]
     assert all(
         re.fullmatch(r"4 steps, log R = (?!-0\.000).+\nnearest mode \d: \d bits? differs?", title) for title in titles

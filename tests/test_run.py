@@ -325,7 +325,7 @@ def test_an_extended_run_equals_a_straight_one(whole_run, tmp_path, no_pictures)
     assert main([*shorter, "--out", str(tmp_path)]) == 0
     assert main(["--resume", str(tmp_path), "--trajectories", "240", "--no-progress"]) == 0
     assert_same_run(tmp_path, whole)
-    assert RunFolder(tmp_path).read_config().trajectories == 240
+    assert RunFolder(tmp_path, Config).read_config().trajectories == 240
 
 
 def test_a_run_can_be_extended_to_the_default_number_of_trajectories(tmp_path, monkeypatch, no_pictures):
