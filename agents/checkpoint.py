@@ -172,9 +172,11 @@ class RunFolder(Generic[Settings]):
     def _check_fit(self, content: dict[str, Any], trainer: Run) -> None:
         """Raise `ValueError` unless the checkpoint is of a run with the same settings, on the same kind of device."""
         other = trainer.config.differences(self._settings.from_dict(json.loads(content["config"])))
-        other.pop("trajectories", None)
-        if other:
-            raise ValueError(", ".join(f"{name} is {its!r} there, {own!r} here" for name, (own, its) in other.items()))
+        told = [
+            f"{k} is {its!r} there, {own!r} here" for k, (own, its) in other.items() if k not in trainer.config.extends
+        ]
+        if told:
+            raise ValueError(", ".join(told))
         if content["device"] != trainer.dag.device.type:
             raise ValueError(f"it was written on {content['device']}, and this run is on {trainer.dag.device.type}")
 

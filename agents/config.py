@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from agents.backward import BackwardSettings
 from agents.evaluation import EvaluationSettings
@@ -48,6 +48,9 @@ class NetworkSettings:
 @dataclass(frozen=True)
 class RunSettings:
     """The way to JSON and back of the settings of a run, of whatever kind."""
+
+    extends: ClassVar[tuple[str, ...]] = ("trajectories",)
+    """Settings that may change when the run goes on."""
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
