@@ -1,6 +1,6 @@
 """The two yardsticks that need no learning: uniform legal actions, and Metropolis-Hastings over terminal states.
 
-Source: back-and-forth proposals along the edges of a GFlowNet: Zhang et al. 2022 (arXiv 2202.01361); the acceptance rule:
+Source: back-and-forth proposals along the edges of a DAG: Zhang et al. 2022 (arXiv 2202.01361); the acceptance rule:
 Metropolis et al. 1953 and Hastings 1970 (doi:10.1093/biomet/57.1.97), here over pairs of paths.
 """
 
