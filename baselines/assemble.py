@@ -47,7 +47,7 @@ ALGORITHMS: dict[str, Callable[[BaselineConfig, DAG], Method]] = {
 
 def describe_defaults() -> str:
     """Return the keyword arguments that each algorithm is made with, a line each."""
-    rows = {name: row.defaults for name, row in ROWS.items()} | {"random": {}, "mcmc": {"mean_back": 4.0}}
+    rows = {name: row.defaults for name, row in ROWS.items()} | {"random": {}, "mcmc": {"mean_back": 8.0}}
     shown = {name: ", ".join(f"{key}={value}" for key, value in values.items()) for name, values in rows.items()}
     return "\n".join(f"  {name}: {text or '(none)'}" for name, text in shown.items())
 

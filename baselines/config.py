@@ -50,13 +50,20 @@ class BaselineConfig(RunSettings):
         return json_object("--algo-kwargs", self.algo_kwargs)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+ALGO_PRESETS: dict[str, dict[str, Any]] = {
     "random": {"num_envs": 1024},
     "mcmc": {"num_envs": 16},
 }
-"""What an algorithm changes of the defaults above."""
+"""What an algorithm changes of the defaults above, on every environment."""
+ENV_PRESETS: dict[str, dict[str, Any]] = {
+    # R lies between 1e-4 and 4 there, and to be paid R is to maximise the mean reward. Elsewhere R spans many decades.
+    "gfn/Hypergrid-v0": {"reward_mode": "reward"},
+    "gfn/HypergridHard-v0": {"reward_mode": "reward"},
+}
+"""What an environment changes of them."""
 
 
 def preset(env: str, algo: str) -> BaselineConfig:
     """Return the default settings of `algo` on `env`."""
-    return BaselineConfig.from_dict({"algo": algo, "env": env, **PRESETS.get(algo, {})})
+    row = ENV_PRESETS.get(env.rpartition(":")[2], {})
+    return BaselineConfig.from_dict({"algo": algo, "env": env, **row, **ALGO_PRESETS.get(algo, {})})

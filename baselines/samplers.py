@@ -67,7 +67,7 @@ class MetropolisHastings(Method):
 
     exact = stochastic = False
 
-    def __init__(self, dag: DAG, num_envs: int, seed: int, mean_back: float = 4.0) -> None:
+    def __init__(self, dag: DAG, num_envs: int, seed: int, mean_back: float = 8.0) -> None:
         super().__init__(dag)
         if not (isinstance(mean_back, int | float) and 1 <= mean_back < math.inf):
             raise ValueError(f"mean_back, steps, must be a number of at least 1, got {mean_back!r}.")
