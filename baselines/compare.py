@@ -277,7 +277,8 @@ def markdown(parts: list[Section]) -> str:
     return "\n".join(lines)
 
 
-STYLE = """body { font-family: system-ui, sans-serif; line-height: 1.5; max-width: 75em; margin: 2em auto; padding: 0 1em }
+STYLE = """body { font-family: system-ui, sans-serif; line-height: 1.5 }
+body { max-width: 75em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85em }
 table { display: block; overflow-x: auto }
 td, th { padding: 0.3em 0.7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
