@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all check bench format clean
+.PHONY: help train compare test test-all check bench format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -19,6 +19,10 @@ help:  ## list the commands
 
 train: .venv  ## the main job: Munchausen DQN with TLM on the 4-dimensional hypergrid of side 20
 	$(BIN)/python agents/run.py --agent mdqn --backward tlm --trajectories 112000 --seed 3 --out runs/main --overwrite
+
+compare: .venv  ## agents, Stable-Baselines3, random and MCMC on the same hypergrid: runs/compare/report/report.html
+	$(BIN)/python baselines/sweep.py --out runs/compare
+	$(BIN)/python baselines/compare.py runs/compare --out runs/compare/report
 
 test: .venv  ## style and the quick tests
 	$(BIN)/ruff check .

@@ -8,17 +8,20 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from agents.config import Config
+from agents.config import RunSettings
 from agents.logging_backends import EVENT_FILES
-from agents.trainer import Trainer
+from gfn_envs.dag import DAG
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 1
 PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png", "top_molecules.png")
 SAMPLES = "samples.csv"
+
+
+Settings = TypeVar("Settings", bound=RunSettings)
 
 
 class RunFileError(ValueError):
@@ -41,11 +44,31 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-class RunFolder:
+class Run(Protocol):
+    """What a run's folder has to know of it, whoever trains: `agents.trainer.Trainer` is one."""
+
+    dag: DAG
+    history: list[dict[str, float]]
+
+    @property
+    def config(self) -> RunSettings:
+        """The settings."""
+        ...
+
+    def state_dict(self) -> dict:
+        """Return everything that the rest of the run depends on."""
+        ...
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        ...
+
+
+class RunFolder(Generic[Settings]):
     """The folder of one run: `config.json`, `metrics.jsonl`, `checkpoint.pt`, `summary.json` and pictures."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, settings: type[Settings]) -> None:
+        self.path, self._settings = path, settings
         self.config, self.metrics = path / "config.json", path / "metrics.jsonl"
         self.checkpoint, self.summary = path / "checkpoint.pt", path / "summary.json"
 
@@ -64,7 +87,7 @@ class RunFolder:
         for file in self.path.glob(EVENT_FILES):
             file.unlink(missing_ok=True)
 
-    def start(self, config: Config) -> None:
+    def start(self, config: Settings) -> None:
         """Make the folder, remove what a killed run left half written, and write the settings."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -75,10 +98,10 @@ class RunFolder:
                 left.unlink(missing_ok=True)
         write_atomically(self.config, (config.to_json() + "\n").encode())
 
-    def read_config(self) -> Config:
+    def read_config(self) -> Settings:
         """Return the settings of the run in this folder; `RunFileError` if there is none."""
         try:
-            return Config.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
+            return self._settings.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             raise RunFileError(
                 f"{self.path} holds no run (no config.json): give the folder that --out named."
@@ -88,7 +111,7 @@ class RunFolder:
                 f"{self.config} is damaged or not of this project: {_first_line(error)}. Nothing was changed."
             ) from None
 
-    def save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Run) -> None:
         """Write the checkpoint, then the metrics that it holds."""
         content = {
             "format": FORMAT,
@@ -102,12 +125,12 @@ class RunFolder:
         write_atomically(self.checkpoint, data.getvalue())
         self.write_metrics(trainer)
 
-    def write_metrics(self, trainer: Trainer) -> None:
+    def write_metrics(self, trainer: Run) -> None:
         """Write one JSON object an evaluation."""
         lines = "".join(_json(metrics) + "\n" for metrics in trainer.history)
         write_atomically(self.metrics, lines.encode())
 
-    def load(self, trainer: Trainer) -> bool:
+    def load(self, trainer: Run) -> bool:
         """Bring `trainer` to the checkpoint; False where there is none yet.
 
         Raises `RunFileError` for a damaged or foreign file. Changes no file.
@@ -147,12 +170,14 @@ class RunFolder:
             )
         return content
 
-    def _check_fit(self, content: dict[str, Any], trainer: Trainer) -> None:
+    def _check_fit(self, content: dict[str, Any], trainer: Run) -> None:
         """Raise `ValueError` unless the checkpoint is of a run with the same settings, on the same kind of device."""
-        other = trainer.config.differences(Config.from_dict(json.loads(content["config"])))
-        other.pop("trajectories", None)
-        if other:
-            raise ValueError(", ".join(f"{name} is {its!r} there, {own!r} here" for name, (own, its) in other.items()))
+        other = trainer.config.differences(self._settings.from_dict(json.loads(content["config"])))
+        told = [
+            f"{k} is {its!r} there, {own!r} here" for k, (own, its) in other.items() if k not in trainer.config.extends
+        ]
+        if told:
+            raise ValueError(", ".join(told))
         if content["device"] != trainer.dag.device.type:
             raise ValueError(f"it was written on {content['device']}, and this run is on {trainer.dag.device.type}")
 

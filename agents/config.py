@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from agents.backward import BackwardSettings
 from agents.evaluation import EvaluationSettings
@@ -47,7 +47,48 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True)
-class Config:
+class RunSettings:
+    """The way to JSON and back of the settings of a run, of whatever kind."""
+
+    extends: ClassVar[tuple[str, ...]] = ("trajectories",)
+    """Settings that may change when the run goes on."""
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
+        """Return the settings that differ from `other`: dotted name -> own value and the other's."""
+        own, others = flatten(self), flatten(other)
+        return {name: (value, others[name]) for name, value in own.items() if value != others[name]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Return the settings of a dictionary such as `config.json` holds; `ValueError` for what is unknown."""
+        return _from_dict(cls, values)
+
+
+def json_object(flag: str, text: str) -> dict[str, Any]:
+    """Return the JSON object given to `flag` as a dictionary, or raise `ValueError`."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{flag} is not JSON ({error}): {text!r}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{flag} must be a JSON object like '{{\"dim\": 2}}', got {text!r}")
+    return values
+
+
+def env_arguments(text: str) -> dict[str, Any]:
+    """Return the environment's keyword arguments in --env-kwargs; `ValueError` if it is not a JSON object."""
+    kwargs = json_object("--env-kwargs", text)
+    if "device" in kwargs:
+        raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
+    return kwargs
+
+
+@dataclass(frozen=True)
+class Config(RunSettings):
     """One training run."""
 
     agent: str = "mdqn"
@@ -94,29 +135,7 @@ class Config:
 
     def parsed_env_kwargs(self) -> dict[str, Any]:
         """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
-        try:
-            kwargs = json.loads(self.env_kwargs)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"--env-kwargs is not JSON ({error}): {self.env_kwargs!r}") from None
-        if not isinstance(kwargs, dict):
-            raise ValueError(f"--env-kwargs must be a JSON object like '{{\"dim\": 2}}', got {self.env_kwargs!r}")
-        if "device" in kwargs:
-            raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
-        return kwargs
-
-    def to_json(self) -> str:
-        """Return the settings as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-    def differences(self, other: Config) -> dict[str, tuple[Any, Any]]:
-        """Return the settings that differ from `other`: dotted name -> own value and the other's."""
-        own, others = flatten(self), flatten(other)
-        return {name: (value, others[name]) for name, value in own.items() if value != others[name]}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Return the settings of a dictionary such as `config.json` holds; `ValueError` for what is unknown."""
-        return _from_dict(cls, values)
+        return env_arguments(self.env_kwargs)
 
 
 _SECTIONS = {

@@ -13,7 +13,7 @@ from agents.agent import Agent
 from agents.likelihood import elbo, log_likelihood
 from agents.molecule_metrics import MoleculeMetrics
 from agents.random_state import get_state, make_generator, set_state
-from agents.rollout import Trajectories
+from agents.rollout import Policy, Trajectories
 from gfn_envs import chem, metrics
 from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration, StateKeys, TooLargeError, canonical, enumerate_dag, first_of, log_symmetry
@@ -70,7 +70,11 @@ class Evaluator:
 
     def add(self, trajectories: Trajectories) -> None:
         """Take note of a batch of training trajectories; nothing is read from the device yet."""
-        self._pending.append((trajectories.terminal_states, trajectories.log_reward, trajectories.lengths))
+        self.add_objects(trajectories.terminal_states, trajectories.log_reward, trajectories.lengths)
+
+    def add_objects(self, states: Tensor, log_reward: Tensor, lengths: Tensor) -> None:
+        """Take note of terminal `states [B, d]`, their `log_reward [B]` and the steps that they took, `lengths [B]`."""
+        self._pending.append((states, log_reward, lengths))
 
     def flush(self) -> None:
         """Count what was added since the last time."""
@@ -111,6 +115,15 @@ class Evaluator:
 
         With `last`, the correlation on the test set is among them whatever its turn.
         """
+        log_z = float(agent.log_z())
+        result = {**self.sample_metrics(), "log_z_estimate": log_z}
+        if self.enumeration:
+            result |= self.policy_metrics(self.enumeration, agent.policy())
+            result["log_z_error"] = log_z - self.enumeration.log_z
+        return result | self.likelihood_metrics(agent, last)
+
+    def sample_metrics(self) -> dict[str, float]:
+        """Return what the samples alone tell, whoever drew them; means are over those since the previous call."""
         self.flush()
         count = max(self._sums["count"], 1)
         best = self.best.log_reward[:1].exp().tolist()
@@ -123,37 +136,43 @@ class Evaluator:
             "top_log_reward": self.best.mean_log_reward(),
             "top_diversity": self.best.diversity(),
             "unique_states": len(self.unique),
-            "log_z_estimate": float(agent.log_z()),
         }
         self._sums = _no_sums()
         if self.molecules:
             result |= self.molecules.evaluate(self.best.states)
         if len(self.modes_found):
             result["modes_found"] = int(self.modes_found.sum())
+        if self.enumeration:
+            target = self.enumeration.target
+            result["l1_empirical"] = metrics.l1(self.recent.frequencies().to(target.device), target)
+            result["mean_reward_target"] = float((target * self._terminal_rewards(self.enumeration)).sum())
+        return result
+
+    def policy_metrics(self, enumeration: Enumeration, policy: Policy) -> dict[str, float]:
+        """Return how far the exact terminal distribution of `policy` is from the target."""
+        target = enumeration.target
+        learned = enumeration.terminal_distribution(policy)
+        return {
+            "l1_exact": metrics.l1(learned, target),
+            "total_variation_exact": metrics.total_variation(learned, target),
+            "kl_exact": metrics.kl(learned, target),
+            "jensen_shannon_exact": metrics.jensen_shannon(learned, target),
+            "mean_reward_exact": float((learned * self._terminal_rewards(enumeration)).sum()),
+        }
+
+    def _terminal_rewards(self, enumeration: Enumeration) -> Tensor:
+        return self._reported(enumeration.states[enumeration.terminal], enumeration.log_reward).double().exp()
+
+    def likelihood_metrics(self, agent: Agent, last: bool = False) -> dict[str, float]:
+        """Return what P_F and P_B together tell: the ELBO, and in its turn the correlation on the test set."""
+        result: dict[str, float] = {}
         if self.settings.elbo_samples:
             result["elbo"] = float(elbo(agent, self.settings.elbo_samples, self.generator))
-        if self.enumeration:
-            result |= self._exact(self.enumeration, agent, result["log_z_estimate"])
         self.evaluations += 1
         every = self.settings.test_every
         if every and self.dag.offers("test_states") and (last or self.evaluations % every == 0):
             result |= self._correlation(agent)
         return result
-
-    def _exact(self, enumeration: Enumeration, agent: Agent, log_z: float) -> dict[str, float]:
-        target = enumeration.target
-        reward = self._reported(enumeration.states[enumeration.terminal], enumeration.log_reward).double().exp()
-        learned = enumeration.terminal_distribution(agent.policy())
-        return {
-            "l1_empirical": metrics.l1(self.recent.frequencies().to(target.device), target),
-            "l1_exact": metrics.l1(learned, target),
-            "total_variation_exact": metrics.total_variation(learned, target),
-            "kl_exact": metrics.kl(learned, target),
-            "jensen_shannon_exact": metrics.jensen_shannon(learned, target),
-            "log_z_error": log_z - enumeration.log_z,
-            "mean_reward_exact": float((learned * reward).sum()),
-            "mean_reward_target": float((target * reward).sum()),
-        }
 
     def _correlation(self, agent: Agent) -> dict[str, float]:
         """Estimate log P_theta on the test set and compare it with log R, or with log R/|Aut| where that is sampled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,11 +19,12 @@ from agents.checkpoint import PICTURES, SAMPLES, write_atomically
 from agents.likelihood import log_likelihood
 from agents.molecule_metrics import MOLECULE_MODES
 from agents.random_state import make_generator
-from agents.rollout import rollout
+from agents.rollout import Policy, rollout
 from agents.trainer import Trainer
 from gfn_envs import chem
+from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration
-from gfn_envs.metrics import pearson, spearman
+from gfn_envs.metrics import BestStates, pearson, spearman
 
 COLUMNS = {
     "trajectories": ("trajectories", "{:,.0f}"),
@@ -62,30 +64,41 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
 def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
     """Draw the run's pictures into `folder` and return the paths of those that apply."""
     curve, comparison, paths, scatter, top = (folder / name for name in PICTURES)
-    figures = {curve: learning_curve(trainer.history), paths: trajectories(trainer)}
+    figures: dict[Path, Figure | Image] = {
+        curve: learning_curve(trainer.history),
+        paths: trajectories(trainer.dag, trainer.agent.policy(), trainer.config.seed),
+    }
     if trainer.evaluator.test_set:
         figures[scatter] = likelihood(trainer.evaluator.test_set)
     if trainer.evaluator.enumeration:
         learned = trainer.evaluator.enumeration.terminal_distribution(trainer.agent.policy())
         figures[comparison] = distribution(trainer.evaluator.enumeration, learned)
-    for path, figure in figures.items():
-        data = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(data)
-        write_atomically(path, data.getvalue())
-    drawn = list(figures)
     if trainer.evaluator.molecules and len(trainer.evaluator.best.states):
-        data = io.BytesIO()
-        top_molecules(trainer).save(data, format="png")
-        write_atomically(top, data.getvalue())
-        drawn.append(top)
-    return drawn
+        figures[top] = top_molecules(trainer.dag, trainer.evaluator.best)
+    return write_pictures(figures)
 
 
-def top_molecules(trainer: Trainer, count: int = 24) -> Image:
+def write_pictures(figures: Mapping[Path, Figure | Image]) -> list[Path]:
+    """Write each picture to its path as PNG and return the paths."""
+    for path, figure in figures.items():
+        write_atomically(path, png(figure))
+    return list(figures)
+
+
+def png(picture: Figure | Image) -> bytes:
+    """Return a picture as the content of a PNG file."""
+    data = io.BytesIO()
+    if isinstance(picture, Figure):
+        FigureCanvasAgg(picture).print_png(data)
+    else:
+        picture.save(data, format="png")
+    return data.getvalue()
+
+
+def top_molecules(dag: DAG, best: BestStates, count: int = 24) -> Image:
     """Draw the molecules of highest reward so far, each with its reward."""
-    best, smiles_of = trainer.evaluator.best, trainer.dag.to_smiles  # type: ignore[attr-defined]
-    rewards = best.log_reward[:count].exp().tolist()
-    return chem.grid(smiles_of(best.states[:count].to(trainer.dag.device)), [f"{reward:.3f}" for reward in rewards])
+    smiles = dag.to_smiles(best.states[:count].to(dag.device))  # type: ignore[attr-defined]
+    return chem.grid(smiles, [f"{reward:.3f}" for reward in best.log_reward[:count].exp().tolist()])
 
 
 def write_samples(trainer: Trainer, folder: Path) -> None:
@@ -241,11 +254,10 @@ def _marginal(index: Tensor, p: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=p.dtype).index_add_(0, index, p)
 
 
-def trajectories(trainer: Trainer, count: int = 6) -> Figure:
-    """Draw `count` fresh trajectories of the learned policy."""
-    dag = trainer.dag
-    generator = torch.Generator(dag.device).manual_seed(trainer.config.seed)
-    batch = rollout(dag, trainer.agent.policy(), dag.reset(count), generator)
+def trajectories(dag: DAG, policy: Policy, seed: int, count: int = 6) -> Figure:
+    """Draw `count` fresh trajectories of a learned policy."""
+    generator = torch.Generator(dag.device).manual_seed(seed)
+    batch = rollout(dag, policy, dag.reset(count), generator)
     figure = Figure(figsize=(3.4 * ((count + 1) // 2), 7.1), layout="constrained")
     figure.suptitle("trajectories of the learned policy")
     for i, axes in enumerate(figure.subplots(2, (count + 1) // 2).flat):

@@ -93,7 +93,7 @@ def parse(argv: list[str]) -> Options:
     known, _ = first.parse_known_args(argv)
     helps = bool({"-h", "--help"} & set(argv))
     if known.resume and not helps:
-        config = RunFolder(Path(known.resume)).read_config()
+        config = RunFolder(Path(known.resume), Config).read_config()
     else:
         if not helps:
             choose("agent", known.agent, build.AGENTS)
@@ -104,9 +104,9 @@ def parse(argv: list[str]) -> Options:
     return tyro.cli(Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text)
 
 
-def open_run(options: Options) -> tuple[RunFolder, Trainer]:
+def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
     """Make the trainer of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
-    folder = RunFolder(Path(options.resume or options.out or _default_folder(options.config)))
+    folder = RunFolder(Path(options.resume or options.out or _default_folder(options.config)), Config)
     if options.resume:
         _check_resume(options, folder)
     elif folder.holds_run() and not options.overwrite:
@@ -130,7 +130,7 @@ def _default_folder(config: Config) -> Path:
     return Path("runs") / env / f"{config.agent}-{config.backward}-seed{config.seed}"
 
 
-def _check_resume(options: Options, folder: RunFolder) -> None:
+def _check_resume(options: Options, folder: RunFolder[Config]) -> None:
     """Raise `ValueError` for options that would change the run to resume."""
     named = [
         name.replace("_", "-") for name in options.config.differences(folder.read_config()) if name != "trajectories"
@@ -141,7 +141,7 @@ def _check_resume(options: Options, folder: RunFolder) -> None:
         raise ValueError(f"--resume goes on with the run's own settings: leave out {flags}.")
 
 
-def _load(folder: RunFolder, trainer: Trainer) -> None:
+def _load(folder: RunFolder[Config], trainer: Trainer) -> None:
     """Bring `trainer` to the folder's checkpoint, then the other files in line with it."""
     loaded = folder.load(trainer)
     if trainer.iteration > trainer.num_iterations:
@@ -180,7 +180,7 @@ class StopSignals:
         return bool(self.received)
 
 
-def train(options: Options, folder: RunFolder, trainer: Trainer) -> int:
+def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
     """Train to the end or to a signal, save, report; return the exit code."""
     config = trainer.config
     size = sum(p.numel() for p in trainer.network.parameters())
@@ -220,9 +220,9 @@ def train(options: Options, folder: RunFolder, trainer: Trainer) -> int:
     return 0
 
 
-def _wanted_loggers(options: Options) -> dict[str, Callable[[RunFolder, Config], Logger]]:
+def _wanted_loggers(options: Options) -> dict[str, Callable[[RunFolder[Config], Config], Logger]]:
     """Return what makes each logger asked for, by the package that it needs."""
-    known: dict[str, Callable[[RunFolder, Config], Logger]] = {
+    known: dict[str, Callable[[RunFolder[Config], Config], Logger]] = {
         "tensorboard": lambda folder, config: TensorBoard(folder.path),
         "wandb": lambda folder, config: WandB(folder.path, flatten(config)),
     }

@@ -132,6 +132,7 @@ class Trainer:
         self._seconds_at_evaluation, self._iteration_at_evaluation = self.seconds, self.iteration
         metrics = {
             "trajectories": self.trajectories,
+            "reward_calls": self.trajectories,
             "seconds": self.seconds,
             "iterations_per_second": iterations / seconds if seconds > 0 else 0.0,
             "loss": loss,

@@ -1,0 +1,361 @@
+"""Set runs of agents and baselines side by side: python baselines/compare.py DIR... --out REPORT.
+
+REPORT becomes a folder with report.md, the pictures beside it, and report.html, which holds everything in one file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__" and os.path.samefile(sys.path[0] or os.curdir, os.path.dirname(__file__) or os.curdir):
+    # As in agents/run.py: this folder must shadow no package, and MODULE:ID finds a user's module in the current one.
+    sys.path[:] = [*sys.path[1:], os.getcwd()]
+
+import base64
+import html
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from scipy import stats
+from torch import Tensor
+
+from agents.checkpoint import write_atomically
+from agents.report import png
+from baselines import figures
+from baselines.runs import FinishedRun, UnusableError, folders, group, learned_distribution, read
+from gfn_envs import make
+from gfn_envs.dag import DAG
+from gfn_envs.exact import Enumeration, TooLargeError, enumerate_dag
+from gfn_envs.metrics import l1, total_variation
+from gfn_envs.registry import load
+
+HELP = """Compare finished runs of agents/run.py and baselines/run.py on one environment.
+
+A DIR is the folder of a run, or a folder of such folders. Runs that differ in the seed alone make one row: the mean
+over the seeds, with a 95 % bootstrap interval. All rows are measured at the same number of reward calls, the largest
+that every run has reached. What cannot be used is listed with the reason, in the report and on the screen.
+
+  python baselines/compare.py runs/compare --out runs/compare/report
+  python baselines/compare.py runs/mine runs/ppo-seed0 runs/ppo-seed1 --out runs/report"""
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "total_variation_exact": ("TV exact", "{:.3f}"),
+    "l1_empirical": ("L1 samples", "{:.3f}"),
+    "spearman": ("Spearman", "{:.3f}"),
+    "modes_found": ("modes found", "{:.1f}"),
+    "mean_reward": ("mean reward", "{:.3g}"),
+    "mean_reward_exact": ("mean reward exact", "{:.3g}"),
+    "top_log_reward": ("log R of best 100", "{:.2f}"),
+    "top_diversity": ("their diversity", "{:.2f}"),
+    "mean_length": ("steps an object", "{:.1f}"),
+    "invalid_share": ("invalid actions", "{:.2f}"),
+    "acceptance": ("accepted", "{:.2f}"),
+    "seconds": ("seconds", "{:.0f}"),
+}
+"""Metric -> heading and format; a column appears if some run has it."""
+MEANING = """Means over the seeds, with 95 % bootstrap intervals of the mean in brackets; of few seeds these are about
+the range from least to greatest. TV exact: half of sum |p - R/Z|, p what the policy of that moment ends in (0 is
+perfect, 1 the worst); of dqn and qrdqn the greedy policy, of algorithms without masks the policy given that the action
+is legal. L1 samples: sum |p - R/Z|, p the frequencies of the latest samples, those of the beginning and exploration
+among them; finite samples alone make it as large as the row "exact samples" shows. Modes, best 100: of all samples so
+far. Mean reward: of the samples since the evaluation before. Seconds: without evaluation. An en dash: not measured."""
+
+ABSENT = "\N{EN DASH}"
+TOLERANCE = 0.05
+"""Share by which an evaluation may miss the common number of reward calls without a word."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare, and where to."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
+    """Folders of runs, or folders that hold such."""
+    out: Annotated[str, tyro.conf.arg(metavar="REPORT")] = "runs/report"
+    """Folder of the report; an earlier report there is replaced."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; what is empty is left out."""
+
+    title: str
+    text: str = ""
+    items: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
+    picture: tuple[str, bytes] = ("", b"")
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Return a 95 % bootstrap interval of the mean; NaN for fewer than two values, and a point for equal ones."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    if len(set(values)) == 1:
+        return values[0], values[0]
+    random = np.random.default_rng(0)
+    result = stats.bootstrap((values,), np.mean, method="percentile", rng=random)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def table(groups: dict[str, list[FinishedRun]], reward_calls: int, extra: dict[str, dict[str, float]]) -> list[tuple]:
+    """Return the rows of the table, the heading first; `extra` are rows of known figures, such as exact samples'."""
+    measured = {name: [run.at(reward_calls) for run in runs] for name, runs in groups.items()}
+    columns = [key for key in COLUMNS if any(key in row for rows in measured.values() for row in rows)]
+    lines: list[tuple] = [("", "seeds", *(COLUMNS[key][0] for key in columns))]
+    for name, rows in measured.items():
+        values = {key: [row[key] for row in rows if key in row] for key in columns}
+        lines.append((name, str(len(rows)), *(_cell(COLUMNS[key][1], values[key]) for key in columns)))
+    for name, row in extra.items():
+        lines.append((name, "", *(COLUMNS[key][1].format(row[key]) if key in row else ABSENT for key in columns)))
+    return lines
+
+
+def _cell(form: str, values: list[float]) -> str:
+    if not values:
+        return ABSENT
+    low, high = interval(values)
+    mean = form.format(float(np.mean(values)))
+    return mean if math.isnan(low) else f"{mean} [{form.format(low)}, {form.format(high)}]"
+
+
+def remarks(groups: dict[str, list[FinishedRun]], reward_calls: int) -> list[str]:
+    """Return what a reader of the table has to know: single seeds, missing metrics, evaluations far off."""
+    found = []
+    single = [name for name, runs in groups.items() if len(runs) == 1]
+    if single:
+        found.append(f"One seed only, hence no interval: {', '.join(single)}.")
+    for name, runs in groups.items():
+        rows = [run.at(reward_calls) for run in runs]
+        for key, (heading, _) in COLUMNS.items():
+            without = [run.path.name for run, row in zip(runs, rows, strict=True) if key not in row]
+            if 0 < len(without) < len(runs):
+                found.append(f"{name}: {heading} is missing in {', '.join(without)}; the mean is over the other seeds.")
+        for run, row in zip(runs, rows, strict=True):
+            if abs(row["reward_calls"] - reward_calls) > TOLERANCE * reward_calls:
+                found.append(
+                    f"{name}, seed {run.config.seed}: measured after {row['reward_calls']:,} reward calls, its "
+                    f"evaluation nearest to {reward_calls:,}."
+                )
+    have = {key for runs in groups.values() for run in runs for key in run.at(reward_calls)}
+    for key in COLUMNS:
+        lacking = [name for name, runs in groups.items() if not any(key in run.at(reward_calls) for run in runs)]
+        if key in have and lacking and key not in ("invalid_share", "acceptance"):
+            found.append(f"No {COLUMNS[key][0]} of: {', '.join(lacking)}.")
+    return found
+
+
+def exact_samples(dag: DAG, enumeration: Enumeration, count: int) -> dict[str, float]:
+    """Return the figures of `count` exact samples of R/Z: what the best sampler there is would show."""
+    generator = torch.Generator().manual_seed(0)
+    target = enumeration.target.cpu()
+    ranks = torch.multinomial(target, count, replacement=True, generator=generator)
+    drawn = torch.bincount(ranks, minlength=len(target)).double() / count
+    reward = enumeration.log_reward.cpu().exp()
+    mean = float((target * reward).sum())
+    row = {"total_variation_exact": total_variation(target, target), "l1_empirical": l1(drawn, target)}
+    row |= {"mean_reward": float(reward[ranks].mean()), "mean_reward_exact": mean}
+    if dag.offers("modes_hit"):
+        states = enumeration.states[enumeration.terminal][ranks.unique().to(enumeration.states.device)]
+        row["modes_found"] = float(dag.modes_hit(states).any(0).sum())  # type: ignore[attr-defined]
+    return row
+
+
+def common_reward_calls(runs: Iterable[FinishedRun]) -> int:
+    """Return the largest number of reward calls that every run has reached."""
+    return int(min(run.history[-1]["reward_calls"] for run in runs))
+
+
+def check_one_environment(runs: list[FinishedRun]) -> None:
+    """Raise `ValueError` listing the runs by environment if there is more than one."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        places.setdefault(run.environment(), []).append(str(run.path))
+    if len(places) > 1:
+        lines = [f"  {dag} {arguments}: {', '.join(paths)}" for (dag, arguments), paths in places.items()]
+        raise ValueError("these runs are of different environments; compare those of one:\n" + "\n".join(lines))
+
+
+def sections(
+    groups: dict[str, list[FinishedRun]], unused: list[tuple[Path, str]], say: Callable[[str], None]
+) -> list[Section]:
+    """Return the report's sections."""
+    runs = [run for members in groups.values() for run in members]
+    calls = common_reward_calls(runs)
+    config = runs[0].config
+    most = max(run.config.eval.max_exact_edges for run in runs)
+    dag = make(config.env, **config.parsed_env_kwargs())
+    try:
+        enumeration = enumerate_dag(dag, most) if most else None
+    except TooLargeError:
+        enumeration = None
+    extra = {}
+    if enumeration is not None:
+        extra["exact samples"] = exact_samples(dag, enumeration, min(calls, config.eval.window))
+    dag_class, arguments = runs[0].environment()
+    parts = [
+        Section(
+            "Comparison",
+            f"{config.env}: {dag_class.partition(':')[2]} {json.dumps(json.loads(arguments))}, "
+            f"{len(runs)} runs, measured after {calls:,} reward calls.",
+        ),
+        Section("Figures", MEANING, tuple(remarks(groups, calls)), tuple(table(groups, calls, extra))),
+        Section("Learning curves", picture=("curves.png", png(figures.curves(groups)))),
+    ]
+    if enumeration is not None:
+        parts.append(_distributions(groups, enumeration, say))
+    if callable(getattr(load(dag_class), "to_smiles", None)):
+        parts.append(_molecules(groups, say))
+    listed = tuple(f"{name}: {', '.join(str(run.path) for run in members)}" for name, members in groups.items())
+    parts.append(Section("Runs", items=listed))
+    if unused:
+        parts.append(Section("Not used", items=tuple(f"{path}: {reason}" for path, reason in unused)))
+    return parts
+
+
+def _distributions(
+    groups: dict[str, list[FinishedRun]], enumeration: Enumeration, say: Callable[[str], None]
+) -> Section:
+    learned: dict[str, Tensor] = {}
+    problems = []
+    for name, runs in groups.items():
+        say(f"distribution of {name}")
+        try:
+            found, p, of = learned_distribution(runs[0])
+            if found is None:
+                raise ValueError("its settings leave out exact metrics (--eval.max-exact-edges)")
+            learned[name if of == "policy" else f"{name}, samples"] = p
+        except (ValueError, ArithmeticError, OSError) as error:
+            problems.append(f"No picture of {name}: {error}")
+    figure = figures.distributions(enumeration, learned)
+    if figure is None:
+        return Section(
+            "Distributions", "Fewer than two components of the state vary: nothing to draw.", tuple(problems)
+        )
+    text = (
+        "Marginal over two components of the state, of each row's first seed: exact, of the last policy, or of the "
+        "latest samples where the title says so. One colour scale, cut off at twice the target's peak."
+    )
+    return Section("Distributions", text, tuple(problems), picture=("distributions.png", png(figure)))
+
+
+def _molecules(groups: dict[str, list[FinishedRun]], say: Callable[[str], None]) -> Section:
+    best, problems = {}, []
+    for name, runs in groups.items():
+        say(f"molecules of {name}")
+        try:
+            best[name] = figures.best_molecules(runs)
+        except (ValueError, OSError) as error:
+            problems.append(f"No molecules of {name}: {error}")
+    best = {name: pairs for name, pairs in best.items() if pairs}
+    if not best:
+        return Section("Best molecules", "No run has any to show.", tuple(problems))
+    text = "The molecules of highest reward among each row's samples, all seeds together."
+    return Section("Best molecules", text, tuple(problems), picture=("molecules.png", figures.molecules(best)))
+
+
+def markdown(parts: list[Section]) -> str:
+    """Return the report as Markdown; pictures are files beside it."""
+    lines = []
+    for level, part in enumerate(parts):
+        lines += [f"{'#' if level == 0 else '##'} {part.title}", ""]
+        if part.text:
+            lines += [part.text, ""]
+        if part.table:
+            heading, *rows = part.table
+            lines += ["| " + " | ".join(row) + " |" for row in (heading, ("---",) * len(heading), *rows)] + [""]
+        lines += [f"- {item}" for item in part.items] + [""] * bool(part.items)
+        if part.picture[0]:
+            lines += [f"![{part.title}]({part.picture[0]})", ""]
+    return "\n".join(lines)
+
+
+STYLE = """body { font-family: system-ui, sans-serif; line-height: 1.5 }
+body { max-width: 75em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85em }
+table { display: block; overflow-x: auto }
+td, th { padding: 0.3em 0.7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+td:first-child, th:first-child { text-align: left }
+img { max-width: 100% }"""
+
+
+def web_page(parts: list[Section]) -> str:
+    """Return the report as one HTML file with everything in it."""
+    body = []
+    for level, part in enumerate(parts):
+        tag = "h1" if level == 0 else "h2"
+        body.append(f"<{tag}>{html.escape(part.title)}</{tag}>")
+        if part.text:
+            body.append(f"<p>{html.escape(part.text)}</p>")
+        if part.table:
+            rows = [
+                "".join(f"<{'th' if i == 0 else 'td'}>{html.escape(cell)}</{'th' if i == 0 else 'td'}>" for cell in row)
+                for i, row in enumerate(part.table)
+            ]
+            body.append("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
+        if part.items:
+            body.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in part.items) + "</ul>")
+        if part.picture[0]:
+            data = base64.b64encode(part.picture[1]).decode()
+            body.append(f'<img alt="{html.escape(part.title)}" src="data:image/png;base64,{data}">')
+    title = html.escape(parts[0].title)
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def compare(options: Options, say: Callable[[str], None]) -> None:
+    """Write the report; `ValueError` if there is nothing to compare."""
+    usable: list[FinishedRun] = []
+    unused: list[tuple[Path, str]] = []
+    for path in folders(Path(run) for run in options.runs):
+        if path.resolve() == Path(options.out).resolve():
+            continue  # the earlier report, in a folder of runs
+        try:
+            usable.append(read(path))
+        except UnusableError as error:
+            unused.append((path, str(error)))
+    check_one_environment(usable)
+    groups, copies = group(usable)
+    unused += copies
+    for path, reason in unused:
+        say(f"not used: {path}: {reason}")
+    if not groups:
+        raise ValueError("no run to compare: " + ("see above" if unused else "name folders of runs"))
+    parts = sections(groups, unused, say)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        if part.picture[0]:
+            write_atomically(out / part.picture[0], part.picture[1])
+    write_atomically(out / "report.md", markdown(parts).encode())
+    write_atomically(out / "report.html", web_page(parts).encode())
+    print(
+        "\n".join("  ".join(cell.ljust(24) if i == 0 else cell for i, cell in enumerate(row)) for row in parts[1].table)
+    )
+    print(f"report: {out / 'report.md'}, {out / 'report.html'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 1 (the report cannot be written), 2 (wrong input)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    options = tyro.cli(Options, args=arguments, prog="python baselines/compare.py", description=HELP)
+    try:
+        compare(options, lambda text: print(text, file=sys.stderr, flush=True))
+    except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""All settings of a baseline's run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from agents.config import RunSettings, env_arguments, json_object
+from agents.evaluation import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class BaselineConfig(RunSettings):
+    """One run of a baseline."""
+
+    extends: ClassVar[tuple[str, ...]] = ("trajectories", "steps")
+
+    algo: str = "maskable_ppo"
+    """What runs; see above."""
+    env: str = "gfn/Hypergrid-v0"
+    """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
+    reward_mode: str = "log_reward"
+    """What SB3's algorithms are paid: log_reward or reward when an object is complete, or soft, on every edge."""
+    trajectories: int = 100_000
+    """Stop after this many complete objects, each one call of the reward; 0 leaves it to --steps."""
+    steps: int = 0
+    """Stop after this many environment steps; 0 leaves it to --trajectories. Given alone, it alone counts."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "auto"
+    """Where to compute: auto (cuda if there is one), cpu or cuda."""
+    threads: int = 1
+    """CPU threads of torch; one is fastest for small networks unless the machine is otherwise idle."""
+    num_envs: int = 64
+    """Environments stepped at once: rows of SB3's vector environment, objects a batch (random), chains (mcmc)."""
+    eval_every: int = 8_000
+    """Trajectories between two evaluations; a checkpoint follows each."""
+    algo_kwargs: str = "{}"
+    """Keyword arguments of the algorithm as JSON, which replace those listed above."""
+    eval: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def parsed_env_kwargs(self) -> dict[str, Any]:
+        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
+        return env_arguments(self.env_kwargs)
+
+    def parsed_algo_kwargs(self) -> dict[str, Any]:
+        """Return `algo_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
+        return json_object("--algo-kwargs", self.algo_kwargs)
+
+
+ALGO_PRESETS: dict[str, dict[str, Any]] = {
+    "random": {"num_envs": 1024},
+    "mcmc": {"num_envs": 16},
+}
+"""What an algorithm changes of the defaults above, on every environment."""
+ENV_PRESETS: dict[str, dict[str, Any]] = {
+    # R lies between 1e-4 and 4 there, and to be paid R is to maximise the mean reward. Elsewhere R spans many decades.
+    "gfn/Hypergrid-v0": {"reward_mode": "reward"},
+    "gfn/HypergridHard-v0": {"reward_mode": "reward"},
+}
+"""What an environment changes of them."""
+
+
+def preset(env: str, algo: str) -> BaselineConfig:
+    """Return the default settings of `algo` on `env`."""
+    row = ENV_PRESETS.get(env.rpartition(":")[2], {})
+    return BaselineConfig.from_dict({"algo": algo, "env": env, **row, **ALGO_PRESETS.get(algo, {})})

@@ -1,0 +1,96 @@
+"""What every baseline offers to the session that runs it: objects completed, a policy where it has one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from agents.agent import Agent
+from agents.backward import Uniform
+from agents.buffer import RolloutBuffer
+from agents.networks import Network
+from agents.rollout import Policy
+from gfn_envs.dag import DAG
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a baseline did since it last reported: `n >= 0` objects completed, each one call of the reward."""
+
+    states: Tensor
+    """int64 `[n, d]`, terminal."""
+    log_reward: Tensor
+    """float32 `[n]`."""
+    lengths: Tensor
+    """int64 `[n]`, environment steps that an object took, invalid ones left out."""
+    steps: int
+    """Environment steps of all kinds."""
+
+
+class Method(ABC):
+    """Something that completes objects of `dag`, and may learn from it.
+
+    `exact`: `policy()` is what it draws objects by (up to what the class says), so that exact metrics are of it.
+    `stochastic`: besides, log P of an object means something: the policy is not deterministic.
+    """
+
+    exact: bool
+    stochastic: bool
+
+    def __init__(self, dag: DAG) -> None:
+        self.dag = dag
+
+    @abstractmethod
+    def run(self, report: Callable[[Progress], bool]) -> None:
+        """Go on, telling `report` after every step or batch, until it returns False."""
+
+    def policy(self) -> Policy:
+        """Return logits of the forward actions as a function of states, where `exact`."""
+        raise NotImplementedError(f"{type(self).__name__} has no policy to evaluate.")
+
+    def schedule(self, done: float) -> None:  # noqa: B027  (most have no schedule)
+        """Take note that the share `done`, in 0..1, of the run is behind; called before the steps that follow."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return its own figures since the last call, by name."""
+        return {}
+
+    def save_model(self, folder: Path) -> None:  # noqa: B027
+        """Write the model into `folder` in the method's own format, where it has one."""
+
+    @abstractmethod
+    def state_dict(self) -> dict:
+        """Return what the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+
+
+class FixedPolicy(Agent):
+    """A policy that something else trains, beside the uniform P_B, as the evaluator looks at agents."""
+
+    def __init__(self, dag: DAG, policy: Policy) -> None:
+        super().__init__(dag, _NoNetwork(), Uniform(dag))
+        self._policy = policy
+
+    def policy(self) -> Policy:
+        return self._policy
+
+    def update(self, buffer: RolloutBuffer) -> Tensor:
+        raise NotImplementedError("a fixed policy does not learn here")
+
+    def log_z(self) -> Tensor:
+        return torch.tensor(torch.nan)
+
+
+class _NoNetwork(Network):
+    """Stands where an agent's network would; the uniform P_B reads the states alone."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)

@@ -1,0 +1,233 @@
+"""Algorithms of Stable-Baselines3 (Raffin et al. 2021, JMLR 22(268)) and sb3-contrib, run as baselines."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+
+from agents.rollout import Policy
+from baselines.config import BaselineConfig
+from baselines.method import Method, Progress
+from baselines.vec_env import ToSB3VecEnv
+from gfn_envs.dag import DAG
+from gfn_envs.errors import choose
+
+
+def actor_logits(model: Any, dag: DAG) -> Policy:
+    """Return the logits of an actor's action distribution."""
+    return lambda states: model.policy.get_distribution(states).distribution.logits
+
+
+def greedy_logits(model: Any, dag: DAG) -> Policy:
+    """Return the deterministic policy that takes the legal action of highest Q-value, as logits."""
+
+    def logits(states: Tensor) -> Tensor:
+        values = model.policy.quantile_net(states).mean(1) if hasattr(model, "quantile_net") else model.q_net(states)
+        best = values.masked_fill(~dag.action_mask(states), -torch.inf).argmax(1, keepdim=True)
+        return torch.full_like(values, -1e9).scatter(1, best, 0.0)
+
+    return logits
+
+
+@dataclass(frozen=True)
+class Row:
+    """An algorithm: where its class is, what it needs, and the keyword arguments that it is made with."""
+
+    algorithm: str
+    defaults: dict[str, Any]
+    policy: str = "MlpPolicy"
+    masked: bool = False
+    exact: bool = True
+    stochastic: bool = True
+    logits: Callable[[Any, DAG], Policy] = actor_logits
+
+
+_NET = {"policy_kwargs": {"net_arch": [256, 256]}}
+# The return is what an object is worth, however long it took to build: no discount.
+_ACTOR = {**_NET, "gamma": 1.0, "n_steps": 64}
+_PPO = {**_ACTOR, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3, "ent_coef": 0.01}
+# With a discount: an invalid action leads back to its own state, which without one is no worse than a step forward.
+_DQN = {
+    **_NET, "gamma": 0.99, "learning_rate": 5e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000,
+    "train_freq": 1, "gradient_steps": 1, "target_update_interval": 5_000, "exploration_fraction": 0.3,
+    "exploration_final_eps": 0.05,
+}  # fmt: skip
+
+ROWS: dict[str, Row] = {
+    "maskable_ppo": Row("sb3_contrib:MaskablePPO", _PPO, masked=True),
+    "ppo": Row("stable_baselines3:PPO", _PPO),
+    "a2c": Row("stable_baselines3:A2C", {**_ACTOR, "n_steps": 16, "ent_coef": 0.01}),
+    "trpo": Row("sb3_contrib:TRPO", {**_ACTOR, "batch_size": 512}),
+    "recurrent_ppo": Row(
+        "sb3_contrib:RecurrentPPO",
+        {**_PPO, "policy_kwargs": {"net_arch": [128], "lstm_hidden_size": 128}},
+        policy="MlpLstmPolicy",
+        exact=False,
+        stochastic=False,
+    ),
+    "dqn": Row("stable_baselines3:DQN", _DQN, stochastic=False, logits=greedy_logits),
+    "qrdqn": Row("sb3_contrib:QRDQN", _DQN, stochastic=False, logits=greedy_logits),
+}
+
+_OURS = ("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model", "use_sde")
+
+
+class SB3Method(Method):
+    """An algorithm of SB3 on the native vector environment.
+
+    Algorithms that know no masks run with `invalid_action="noop"`, an invalid action leading back to its own state, and
+    `invalid_share` says how many of their steps were so. What they then end in, is what their policy given that the
+    action is legal ends in: that one is `policy()`. Of the Q-learners it is the greedy policy, though their samples
+    come from an epsilon-greedy one (`exploration_rate`). A recurrent policy depends on more than the state, hence
+    nothing is exact about it. Nor of any network here on a DAG that renames slots: it does not treat them alike.
+
+    A resumed run has the weights, optimizer and replay of the checkpoint; the rollouts then under way start anew, so
+    that it is not the same to the bit as one never stopped.
+    """
+
+    def __init__(self, dag: DAG, config: BaselineConfig, row: Row, device: str) -> None:
+        super().__init__(dag)
+        self.masked = row.masked
+        self.exact = row.exact and not dag.offers("canonical")
+        self.stochastic = row.stochastic and self.exact
+        self._config, self._row = config, row
+        self.env, self._greedy_env = self._make_env(config.num_envs), self._make_env(1)
+        self.model = self._make_model(device)
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
+        self._lengths = np.zeros(config.num_envs, dtype=np.int64)
+        self._invalid = self._steps = 0
+
+    def _make_env(self, num_envs: int) -> ToSB3VecEnv:
+        config = self._config
+        env: Any = gymnasium.make_vec(
+            config.env,
+            num_envs=num_envs,
+            autoreset_mode="SameStep",
+            reward_mode=config.reward_mode,
+            invalid_action="raise" if self.masked else "noop",  # masked, one would be a bug
+            device=str(self.dag.device),
+            **config.parsed_env_kwargs(),
+        )
+        return ToSB3VecEnv(env)
+
+    def _make_model(self, device: str) -> Any:
+        module, _, name = self._row.algorithm.partition(":")
+        algorithm: type[BaseAlgorithm] = getattr(importlib.import_module(module), name)
+        accepted = {name: None for name in inspect.signature(algorithm).parameters if name not in _OURS}
+        given = self._config.parsed_algo_kwargs()
+        for key in given:
+            choose(f"keyword argument of {algorithm.__name__} in --algo-kwargs", key, accepted)
+        arguments = {**self._row.defaults, **given}
+        make: Callable[..., Any] = algorithm
+        try:
+            return make(self._row.policy, self.env, seed=self._config.seed, device=device, **arguments)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"--algo {self._config.algo} does not take {self._config.env} "
+                f"({self.env.observation_space}, {self.env.action_space}) with {arguments}: {error}"
+            ) from error
+
+    def run(self, report: Callable[[Progress], bool]) -> None:
+        # How far to go is the session's business, which counts objects.
+        callback = _Callback(lambda: report(self._progress()))
+        self._lengths[:] = 0
+        self.model.learn(2**62, callback=callback, log_interval=None, reset_num_timesteps=self.model.num_timesteps == 0)
+
+    def _progress(self) -> Progress:
+        """Return what the last step of the environment brought about."""
+        _, _, terminated, truncated, infos = self.env.native_step
+        invalid, finished = infos["invalid_action"], terminated | truncated
+        if finished.any():
+            invalid = invalid | infos["final_info"]["invalid_action"]
+        self._invalid += int(invalid.sum())
+        self._steps += len(invalid)
+        self._lengths += ~invalid
+        states, log_reward = np.zeros((0, self.dag.state_dim), dtype=np.int64), np.zeros(0)
+        complete = terminated & ~invalid
+        if complete.any():
+            states, log_reward = infos["final_obs"][complete], infos["final_info"]["log_reward"][complete]
+        lengths = self._lengths[complete]
+        self._lengths[finished] = 0
+        device = self.dag.device
+        return Progress(
+            torch.from_numpy(states).to(device),
+            torch.from_numpy(log_reward).float().to(device),
+            torch.from_numpy(lengths).to(device),
+            len(invalid),
+        )
+
+    def schedule(self, done: float) -> None:
+        # SB3's schedules (exploration, learning rate) follow the share of steps done; here objects decide when to stop.
+        if done > 0:
+            self.model._total_timesteps = max(1, round(self.model.num_timesteps / done))
+
+    def policy(self) -> Policy:
+        return torch.no_grad()(self._row.logits(self.model, self.dag))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the share of invalid steps since the last call, the greedy policy's return and SB3's own figures."""
+        evaluate: Any = evaluate_masked if self.masked else evaluate_policy
+        greedy, _ = evaluate(self.model, self._greedy_env, n_eval_episodes=1, deterministic=True, warn=False)
+        own = {name: float(value) for name, value in self.model.logger.name_to_value.items()}
+        result = {"invalid_share": self._invalid / max(self._steps, 1), "greedy_return": float(greedy), **own}
+        self._invalid = self._steps = 0
+        if hasattr(self.model, "exploration_rate"):
+            result["exploration_rate"] = float(self.model.exploration_rate)
+        if "train/loss" in own:
+            result["loss"] = own["train/loss"]
+        return result
+
+    def save_model(self, folder: Path) -> None:
+        """Write `model.zip`, which the algorithm's own `load` reads."""
+        self.model.save(folder / "model.zip")
+
+    def state_dict(self) -> dict:
+        model = self.model
+        counters = {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)}
+        replay = {}
+        if (buffer := getattr(model, "replay_buffer", None)) is not None:
+            filled = buffer.buffer_size if buffer.full else buffer.pos
+            replay = {name: torch.from_numpy(getattr(buffer, name)[:filled].copy()) for name in _REPLAY}
+            replay |= {"pos": buffer.pos, "full": buffer.full}
+        return {"parameters": model.get_parameters(), "counters": counters, "replay": replay}
+
+    def load_state_dict(self, state: dict) -> None:
+        model = self.model
+        model.set_parameters(state["parameters"], device=model.device)
+        for name, value in state["counters"].items():
+            setattr(model, name, value)
+        if state["replay"]:
+            buffer = model.replay_buffer
+            for name in _REPLAY:
+                values = state["replay"][name].numpy()
+                getattr(buffer, name)[: len(values)] = values
+            buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]
+        # Not the numbers of the run's beginning again.
+        model.set_random_seed(self._config.seed + model.num_timesteps)
+
+
+_COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate")
+_REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+class _Callback(BaseCallback):
+    def __init__(self, report: Callable[[], bool]) -> None:
+        super().__init__()
+        self._report = report
+
+    def _on_step(self) -> bool:
+        return self._report()
