@@ -16,7 +16,7 @@ from agents.run import main
 from gfn_envs import chem
 from gfn_envs.metrics import pearson
 
-SMALL = {"gfn/QM9-v0": '{"max_atoms": 4}', "gfn/SEH-v0": '{"max_fragments": 3}'}
+SMALL = {"gfn/QM9-v0": '{"max_atoms": 7}', "gfn/SEH-v0": '{"max_fragments": 3}'}
 IDS = [id for id in gfn_envs.registered() if id in SMALL]
 
 
@@ -34,15 +34,17 @@ def settings(env: str, agent: str = "db", backward: str = "tlm") -> Config:
         "eval.test_rollouts": 2,
         "eval.samples": 20,
         "eval.elbo_samples": 4,
+        "eval.max_exact_edges": 0,
     }
     return with_values(preset(env, agent), changes)
 
 
 def flags(config: Config, *others: str) -> list[str]:
-    names = "trajectories batch_size eval_every net.width net.layers eval.test_every eval.test_objects eval.test_rollouts"
+    names = "trajectories batch_size eval_every net.width net.layers"
+    names += " eval.test_every eval.test_objects eval.test_rollouts eval.samples eval.elbo_samples eval.max_exact_edges"
     section = {"net": config.net, "eval": config.eval}
     given = ["--env", config.env, "--env-kwargs", config.env_kwargs, "--agent", config.agent, "--backward", "tlm"]
-    for name in [*names.split(), "eval.samples", "eval.elbo_samples"]:
+    for name in names.split():
         owner, _, leaf = name.rpartition(".")
         value = getattr(section.get(owner, config), leaf)
         given += ["--" + name.replace("_", "-"), str(value)]
@@ -104,7 +106,7 @@ def test_each_molecule_counts_once_and_with_its_own_reward(env: str) -> None:
     keys = [tuple(row) for row in dag.canonical(states).tolist()]  # type: ignore[attr-defined]
     assert len(evaluator.unique) == len(set(keys))
     rewards = dag.rewards(states).tolist()  # type: ignore[attr-defined]
-    best = sorted({key: reward for key, reward in zip(keys, rewards, strict=True)}.values(), reverse=True)[:100]
+    best = sorted(dict(zip(keys, rewards, strict=True)).values(), reverse=True)[:100]
     assert evaluator.best.log_reward.exp().tolist() == pytest.approx(best, rel=1e-4)
     assert evaluator._sums["reward"] == pytest.approx(sum(rewards), rel=1e-4)
     molecules = evaluator.molecules
@@ -128,9 +130,7 @@ def test_each_molecule_counts_once_and_with_its_own_reward(env: str) -> None:
 
 @pytest.mark.parametrize("symmetry", ["exact", "reference"])
 def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
-    config = with_values(
-        settings("gfn/QM9-v0"), {"env_kwargs": json.dumps({"max_atoms": 4, "symmetry": symmetry})}
-    )
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": json.dumps({"max_atoms": 7, "symmetry": symmetry})})
     trainer = build_trainer(config, make_dag(config))
     dag, test_set = trainer.dag, trainer.evaluator
     result = test_set.evaluate(trainer.agent)
@@ -143,13 +143,13 @@ def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
 
 
 def test_estimated_likelihoods_are_those_of_the_enumeration() -> None:
-    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 3}'})
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 3}', "eval.max_exact_edges": 1000})
     trainer = build_trainer(config, make_dag(config))
     e = trainer.evaluator.enumeration
     assert e is not None
     exact = e.terminal_distribution(trainer.agent.policy())
-    found = log_likelihood(trainer.agent, e.states[e.terminal], 400, torch.Generator().manual_seed(0)).exp()
-    assert float((found - exact).abs().sum()) < 0.03
+    found = log_likelihood(trainer.agent, e.states[e.terminal], 100, torch.Generator().manual_seed(0)).exp()
+    assert float((found - exact).abs().sum()) < 0.06  # counted by slot it would be far more
     assert float(exact.sum()) == pytest.approx(1)
 
 
@@ -161,3 +161,10 @@ def test_without_rdkit_a_run_trains_and_says_what_is_missing(tmp_path, monkeypat
     assert "mean_reward" in last
     assert not any(key.startswith("modes_from_") for key in last)
     assert not (tmp_path / "samples.csv").exists()
+
+
+def test_a_small_instance_that_no_test_object_fits_has_no_correlation() -> None:
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 2}'})
+    trainer = build_trainer(config, make_dag(config))
+    assert len(trainer.dag.test_states()) == 0  # type: ignore[attr-defined]
+    assert "pearson" not in trainer.evaluator.evaluate(trainer.agent)
