@@ -1,6 +1,7 @@
 """Runs that build molecules: their metrics, pictures, samples, and resuming, on every id that gives SMILES."""
 
 import csv
+import functools
 import json
 import math
 
@@ -8,12 +9,12 @@ import pytest
 import torch
 
 import gfn_envs
-from agents.build import build_trainer, make_dag
+from agents.build import AGENTS, BACKWARD, build_trainer, make_dag
 from agents.config import Config, preset, with_values
 from agents.evaluation import Evaluator
 from agents.likelihood import log_likelihood
 from agents.run import main
-from gfn_envs import chem
+from gfn_envs import DAG, chem
 from gfn_envs.metrics import pearson
 
 SMALL = {"gfn/QM9-v0": '{"max_atoms": 7}', "gfn/SEH-v0": '{"max_fragments": 3}'}
@@ -126,6 +127,38 @@ def test_each_molecule_counts_once_and_with_its_own_reward(env: str) -> None:
         expected.add(smiles, values)
     assert molecules.modes.counts() == expected.counts()
     assert expected.counts()[0] > 0
+
+
+@functools.cache
+def made(env: str, device: str) -> DAG:
+    return gfn_envs.make(env, device=device, **json.loads(SMALL[env]))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("env", IDS)
+@pytest.mark.parametrize(("agent", "backward"), [(agent, backward) for agent in AGENTS for backward in BACKWARD])
+def test_every_pair_takes_steps_and_never_waits_for_the_host(agent, backward, env, device) -> None:
+    dag = made(env, device)
+    # Tensors on `meta` have no values: reading one, and mixing in a CPU tensor, raises.
+    trainer = build_trainer(with_values(settings(env, agent, backward), {"batch_size": 4}), dag)
+    before = [p.clone() for p in trainer.network.parameters()]
+    for _ in range(2):
+        trainer.step()
+    assert trainer.agent.log_z().device.type == device
+    if device == "cpu":
+        assert all(bool(p.isfinite().all()) for p in trainer.network.parameters())
+        assert any(not torch.equal(p, old) for p, old in zip(trainer.network.parameters(), before, strict=True))
+
+
+def test_the_learned_maxent_policy_of_molecules_has_a_head_of_its_own() -> None:
+    # No closed form of n(s) for atom graphs; for fragment trees there is one.
+    assert not made("gfn/QM9-v0", "cpu").offers("log_num_trajectories")
+    assert made("gfn/SEH-v0", "cpu").offers("log_num_trajectories")
+    trainer = build_trainer(settings("gfn/QM9-v0", "db", "maxent"), made("gfn/QM9-v0", "cpu"))
+    count = [p.clone() for p in trainer.network.heads["count"].parameters()]
+    trainer.step()
+    after = list(trainer.network.heads["count"].parameters())
+    assert any(not torch.equal(p, old) for p, old in zip(after, count, strict=True))
 
 
 @pytest.mark.parametrize("symmetry", ["exact", "reference"])
