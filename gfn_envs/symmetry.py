@@ -70,27 +70,26 @@ def _fixed(colours: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """
     filled = colours > 0
     labels = _walk_labels(colours, pairs)
-    names = _refined(mix(colours) + labels.diagonal(dim1=1, dim2=2), labels, filled)
+    names = _refined(colours, labels)
     smallest = torch.iinfo(torch.int64).min
     slots = torch.arange(colours.shape[1], device=colours.device)
     sizes = [torch.ones_like(colours[:, 0])]
     for _ in range(colours.shape[1] - 1):
-        equal = (names.unsqueeze(1) == names.unsqueeze(2)) & filled.unsqueeze(1)
+        equal = names.unsqueeze(1) == names.unsqueeze(2)
         shared = filled & (equal.sum(2) > 1)
         chosen = torch.where(shared, names, smallest).amax(1, keepdim=True)
         orbit = shared & (names == chosen)
         sizes.append(orbit.sum(1).clamp(min=1))
         fixed = orbit & (slots == orbit.int().argmax(1, keepdim=True))
-        names = _refined(names + fixed, labels, filled)
+        names = _refined(names + fixed, labels)
     return names, torch.stack(sizes, 1)
 
 
-def _refined(names: Tensor, labels: Tensor, filled: Tensor) -> Tensor:
+def _refined(names: Tensor, labels: Tensor) -> Tensor:
     """Give nodes new names `[B, N]`, equal where the old ones and those of the nodes related in each way are."""
     for _ in range(REFINEMENTS):
         names = mix(names)
-        seen = mix(labels + names.unsqueeze(1)) * filled.unsqueeze(1)
-        names = mix(5 * names + seen.sum(2))
+        names = mix(5 * names + mix(labels + names.unsqueeze(1)).sum(2))
     return names
 
 
@@ -107,5 +106,4 @@ def _walk_labels(colours: Tensor, pairs: Tensor) -> Tensor:
     for _ in range(WALKS - 1):
         walks = (walks @ steps).remainder(PRIME)
         labels = HORNER * labels + walks.long()
-    labels = mix(labels)
-    return mix(labels + 3 * labels.transpose(1, 2))
+    return mix(labels)

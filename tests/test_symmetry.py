@@ -132,6 +132,12 @@ def test_graphs_that_are_not_isomorphic_have_different_canonical_forms() -> None
         assert bool(equal[i, j]) == alike
 
 
+@pytest.mark.parametrize("n", range(1, 10))
+def test_all_nodes_may_be_alike(n: int) -> None:
+    graphs = tensors([nx.complete_graph(n), nx.empty_graph(n)], n)
+    torch.testing.assert_close(log_automorphisms(*graphs), torch.full((2,), math.lgamma(n + 1)))
+
+
 def test_a_canonical_order_is_a_permutation_with_filled_slots_first() -> None:
     colours, pairs = shuffled(*tensors(coloured()), 0)
     order = canonical_order(colours, pairs)
