@@ -61,12 +61,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seconds": ("seconds", "{:.0f}"),
 }
 """Metric -> heading and format; a column appears if some run has it."""
-MEANING = """Means over the seeds, with 95 % bootstrap intervals of the mean in brackets; of few seeds these are about
-the range from least to greatest. TV exact: half of sum |p - R/Z|, p what the policy of that moment ends in (0 is
-perfect, 1 the worst); of dqn and qrdqn the greedy policy, of algorithms without masks the policy given that the action
-is legal. L1 samples: sum |p - R/Z|, p the frequencies of the latest samples, those of the beginning and exploration
-among them; finite samples alone make it as large as the row "exact samples" shows. Modes, best 100: of all samples so
-far. Mean reward: of the samples since the evaluation before. Seconds: without evaluation. An en dash: not measured."""
+MEANING = """Means over the seeds, with 95 % bootstrap intervals of the mean in brackets where they are wider than what
+is printed; of few seeds these are about the range from least to greatest. TV exact: half of sum |p - R/Z|, p what the
+policy of that moment ends in (0 is perfect, 1 the worst); of dqn and qrdqn the greedy policy, of algorithms without
+masks the policy given that the action is legal. L1 samples: sum |p - R/Z|, p the frequencies of the latest samples,
+those of the beginning and of exploration among them; finite samples alone make it as large as the row "exact samples"
+shows. Modes, best 100: of all samples so far. Mean reward: of the samples since the evaluation before. Invalid actions:
+of all steps so far. Seconds: without evaluation. An en dash: not measured."""
 
 ABSENT = "\N{EN DASH}"
 TOLERANCE = 0.05
@@ -122,8 +123,8 @@ def _cell(form: str, values: list[float]) -> str:
     if not values:
         return ABSENT
     low, high = interval(values)
-    mean = form.format(float(np.mean(values)))
-    return mean if math.isnan(low) else f"{mean} [{form.format(low)}, {form.format(high)}]"
+    mean, ends = form.format(float(np.mean(values))), f"[{form.format(low)}, {form.format(high)}]"
+    return mean if math.isnan(low) or ends == f"[{mean}, {mean}]" else f"{mean} {ends}"
 
 
 def remarks(groups: dict[str, list[FinishedRun]], reward_calls: int) -> list[str]:
@@ -207,7 +208,11 @@ def sections(
             f"{len(runs)} runs, measured after {calls:,} reward calls.",
         ),
         Section("Figures", MEANING, tuple(remarks(groups, calls)), tuple(table(groups, calls, extra))),
-        Section("Learning curves", picture=("curves.png", png(figures.curves(groups)))),
+        Section(
+            "Learning curves",
+            "Thin lines: seeds. Thick ones: their mean.",
+            picture=("curves.png", png(figures.curves(groups))),
+        ),
     ]
     if enumeration is not None:
         parts.append(_distributions(groups, enumeration, say))

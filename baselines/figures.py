@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
+from agents.config import Config
 from baselines.runs import FinishedRun
 from gfn_envs.exact import Enumeration
 
@@ -33,7 +34,10 @@ AXES = (
 
 
 def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
-    """Draw metrics against trajectories, reward calls and seconds: thin lines are runs, thick ones means over seeds."""
+    """Draw metrics against trajectories, reward calls and seconds.
+
+    Thin lines are runs, thick ones means over seeds; agents' are solid, baselines' dashed.
+    """
     present = {name for runs in groups.values() for run in runs for row in run.history for name in row}
     rows = [row for row in CURVES if row[0] in present][:4]
     colors = colormaps["tab20" if len(groups) > 10 else "tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
@@ -49,8 +53,11 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
                     axes.plot(p[:, 0], p[:, 1], color=color, linewidth=0.6, alpha=0.5)
                 if points:
                     mean = _mean(points)
-                    (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], color=color, linewidth=2)
+                    style = "-" if isinstance(runs[0].config, Config) else "--"
+                    (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], style, color=color, linewidth=2)
             axes.set_yscale(scale)
+            if metric == "modes_found":
+                axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xscale(axis_scale)
             if axis_scale == "linear":
                 axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -68,7 +75,12 @@ def _points(run: FinishedRun, axis: str, metric: str) -> np.ndarray:
 
 
 def _mean(runs: list[np.ndarray]) -> np.ndarray:
-    """Return the mean curve `[n, 2]` over the stretch that all runs cover, interpolated between evaluations."""
+    """Return the mean curve `[n, 2]`: evaluation by evaluation where runs have equally many, on both axes.
+
+    Otherwise over the stretch that all runs cover, interpolated between evaluations.
+    """
+    if len({len(p) for p in runs}) == 1:
+        return np.mean(runs, 0)
     low, high = max(p[0, 0] for p in runs), min(p[-1, 0] for p in runs)
     inner = [x for x in runs[0][:, 0] if low < x < high]
     places = np.array([low, *inner, high]) if low < high else np.array([low])

@@ -179,12 +179,11 @@ class SB3Method(Method):
         return torch.no_grad()(self._row.logits(self.model, self.dag))
 
     def metrics(self) -> dict[str, float]:
-        """Return the share of invalid steps since the last call, the greedy policy's return and SB3's own figures."""
+        """Return the share of invalid steps so far, the greedy policy's return and SB3's own figures."""
         evaluate: Any = evaluate_masked if self.masked else evaluate_policy
         greedy, _ = evaluate(self.model, self._greedy_env, n_eval_episodes=1, deterministic=True, warn=False)
         own = {name: float(value) for name, value in self.model.logger.name_to_value.items()}
         result = {"invalid_share": self._invalid / max(self._steps, 1), "greedy_return": float(greedy), **own}
-        self._invalid = self._steps = 0
         if hasattr(self.model, "exploration_rate"):
             result["exploration_rate"] = float(self.model.exploration_rate)
         if "train/loss" in own:
@@ -203,11 +202,13 @@ class SB3Method(Method):
             filled = buffer.buffer_size if buffer.full else buffer.pos
             replay = {name: torch.from_numpy(getattr(buffer, name)[:filled].copy()) for name in _REPLAY}
             replay |= {"pos": buffer.pos, "full": buffer.full}
-        return {"parameters": model.get_parameters(), "counters": counters, "replay": replay}
+        steps = [self._invalid, self._steps]
+        return {"parameters": model.get_parameters(), "counters": counters, "replay": replay, "steps": steps}
 
     def load_state_dict(self, state: dict) -> None:
         model = self.model
         model.set_parameters(state["parameters"], device=model.device)
+        self._invalid, self._steps = state["steps"]
         for name, value in state["counters"].items():
             setattr(model, name, value)
         if state["replay"]:
