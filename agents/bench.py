@@ -1,4 +1,4 @@
-"""Speed of training, rollouts and the vector environment: python -m agents.bench.
+"""Speed of training, rollouts and the vector environment: python -m agents.bench [--env gfn/QM9-v0 --preset paper].
 
 Prints the median of some rounds. Compare ratios of runs made side by side on an idle machine, not single figures.
 """
@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,12 +21,10 @@ from agents.build import build_trainer
 from agents.config import preset, with_values
 from agents.rollout import rollout
 
-PAIRS = (("db", "naive"), ("db", "tlm"), ("subtb", "tlm"), ("tb", "tlm"), ("mdqn", "uniform"), ("mdqn", "tlm"))
-
 
 @dataclass
 class Options:
-    """Measure speed on the paper's hypergrid, 4 x 20."""
+    """Measure the speed of training, of random rollouts and of the vector environment."""
 
     seconds: float = 5.0
     """Length of a round."""
@@ -37,6 +36,14 @@ class Options:
     """Where the DAG and the networks live."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment."""
+    preset: str = "default"
+    """Named defaults of the training: default, or paper."""
+    batch_size: int = 0
+    """Trajectories an iteration; 0 takes the preset's."""
+    pairs: tuple[str, ...] = ("db-naive", "db-tlm", "subtb-tlm", "tb-tlm", "mdqn-uniform", "mdqn-tlm")
+    """Agents and backward policies to train, each as AGENT-BACKWARD."""
+    warm_up: int = 50
+    """Iterations of training before the measurement."""
 
 
 def per_second(work: Callable[[], float], options: Options) -> list[float]:
@@ -53,29 +60,35 @@ def per_second(work: Callable[[], float], options: Options) -> list[float]:
 
 
 def training(agent: str, backward: str, options: Options) -> None:
-    """Print iterations a second of one pair, 16 trajectories an iteration, from a fresh network."""
-    values = {
+    """Print iterations a second of one pair, from a fresh network, and CPU time by state that a trajectory visits."""
+    values: dict[str, Any] = {
         "backward": backward,
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
         "device": options.device,
         "learning_starts": 0,
     }
-    trainer = build_trainer(
-        with_values(preset(options.env, agent), values), gfn_envs.make(options.env, device=options.device)
-    )
-    for _ in range(50):
+    if options.batch_size:
+        values["batch_size"] = options.batch_size
+    settings = with_values(preset(options.env, agent, options.preset), values)
+    trainer = build_trainer(settings, gfn_envs.make(options.env, device=options.device))
+    for _ in range(options.warm_up):
         trainer.step()
-    trainer.evaluator.evaluate(trainer.agent)
+    steps = iterations = 0
+    started = time.process_time()
 
     def iteration() -> float:
+        nonlocal steps, iterations
         trainer.step()
+        steps, iterations = steps + int(trainer.buffer.newest.mask.sum()), iterations + 1
         return 1.0
 
     rates = per_second(iteration, options)
-    length = trainer.evaluator.evaluate(trainer.agent)["mean_length"]
+    trajectories = iterations * settings.batch_size
+    milliseconds = 1e3 * (time.process_time() - started) / (steps + trajectories)
     print(
-        f"{agent + ' ' + backward:16} {statistics.median(rates):10.1f} iterations/s, mean length {length:.1f}",
+        f"{agent + ' ' + backward:16} {statistics.median(rates):8.2f} iterations/s of {settings.batch_size}, "
+        f"{milliseconds:.3f} CPU ms a state, mean length {steps / trajectories:.1f}",
         flush=True,
     )
 
@@ -117,7 +130,8 @@ def main(options: Options) -> None:
     """Run all measurements."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    for agent, backward in PAIRS:
+    for pair in options.pairs:
+        agent, _, backward = pair.partition("-")
         training(agent, backward, options)
     for num_envs in (16, 1024, 16_384):
         random_rollouts(num_envs, options)

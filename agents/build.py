@@ -20,6 +20,7 @@ from agents.balance import Balance, ConstantFlow, Loss, NetworkFlow
 from agents.buffer import RolloutBuffer
 from agents.config import Config, flatten, preset
 from agents.evaluation import Evaluator
+from agents.graph_transformer import GraphTransformer
 from agents.mdqn import MunchausenDQN
 from agents.networks import MLP, Network, Targets
 from agents.optimizer import Optimizer
@@ -129,7 +130,13 @@ def _transformer(config: Config, dag: DAG) -> Network:
     return Transformer(dag, net.width, net.layers, net.attention_heads, net.shared_torso, config.pb.zero_init)
 
 
+def _graph(config: Config, dag: DAG) -> Network:
+    net = config.net
+    return GraphTransformer(dag, net.width, net.layers, net.attention_heads, net.shared_torso, config.pb.zero_init)
+
+
 NETWORKS: dict[str, NetworkRow] = {
+    "graph": NetworkRow(_graph, "graph_view", frozenset({"net.attention_heads"})),
     "transformer": NetworkRow(_transformer, "token_view", frozenset({"net.attention_heads"})),
     "mlp": NetworkRow(_mlp, "reset"),
 }
@@ -154,7 +161,7 @@ def _refuse_unread(
     config: Config, rows: Iterable[AgentRow | BackwardRow | NetworkRow], read: frozenset[str], choice: str
 ) -> None:
     """Raise `ValueError` for a given setting that some of these rows read and this choice does not."""
-    values, defaults = flatten(config), flatten(preset(config.env, config.agent))
+    values, defaults = flatten(config), flatten(preset(config.env, config.agent, config.preset))
     for name in sorted(frozenset().union(*(row.reads for row in rows)) - read):
         if values[name] != defaults[name]:
             flag = "--" + name.replace("_", "-")
@@ -170,7 +177,7 @@ def check(config: Config) -> None:
         read, choice = read - _REPLAY, choice + " --dqn.on-policy"
     _refuse_unread(config, rows, read, choice)
     choose("penalty", config.penalty, PENALTIES)
-    values, defaults = flatten(config), flatten(preset(config.env, config.agent))
+    values, defaults = flatten(config), flatten(preset(config.env, config.agent, config.preset))
     if config.epsilon_trajectories == 0 and config.epsilon_end != defaults["epsilon_end"]:
         raise ValueError(f"--epsilon-end {config.epsilon_end} has no effect without --epsilon-trajectories.")
     for name, (low, high) in _RANGES.items():
@@ -190,6 +197,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval.test_every": (0, 10**9),
     "eval.test_objects": (0, 10**9),
     "eval.test_rollouts": (1, 10**6),
+    "eval.samples": (0, 10**7),
     "epsilon": (0, 1),
     "epsilon_end": (0, 1),
     "epsilon_trajectories": (0, 10**12),

@@ -17,7 +17,8 @@ from agents.logging_backends import EVENT_FILES
 from gfn_envs.dag import DAG
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 1
-PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png")
+PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png", "top_molecules.png")
+SAMPLES = "samples.csv"
 
 
 Settings = TypeVar("Settings", bound=RunSettings)
@@ -81,7 +82,7 @@ class RunFolder(Generic[Settings]):
             return
         for file in (self.checkpoint, self.metrics, self.summary, self.config):
             file.unlink(missing_ok=True)
-        for name in PICTURES:
+        for name in (*PICTURES, SAMPLES):
             (self.path / name).unlink(missing_ok=True)
         for file in self.path.glob(EVENT_FILES):
             file.unlink(missing_ok=True)
@@ -92,7 +93,7 @@ class RunFolder(Generic[Settings]):
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
-        for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES):
+        for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES, SAMPLES):
             for left in self.path.glob(f".{name}.*"):
                 left.unlink(missing_ok=True)
         write_atomically(self.config, (config.to_json() + "\n").encode())

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from agents.backward import BackwardSettings
 from agents.evaluation import EvaluationSettings
 from agents.mdqn import DQNSettings
+from gfn_envs.errors import choose
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class NetworkSettings:
     layers: int = 2
     """Number of layers."""
     attention_heads: int = 8
-    """Attention heads of a layer (transformer)."""
+    """Attention heads of a layer (transformer, graph)."""
     shared_torso: bool = True
     """One torso for P_F, P_B and the flow; otherwise each has its own."""
 
@@ -96,8 +97,10 @@ class Config(RunSettings):
     """Backward policy: uniform, maxent, naive, tlm or pessimistic."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
+    preset: str = "default"
+    """Named defaults: default, or paper, which has the published network size where the default is smaller."""
     network: str = "auto"
-    """Policy network: mlp, transformer, or auto, which takes what fits the environment."""
+    """Policy network: mlp, transformer, graph, or auto, which takes what fits the environment."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     trajectories: int = 1_000_000
@@ -194,6 +197,44 @@ _BITS_DQN = {
     "dqn.priority_beta": 0.1,
     "dqn.leaf_weight": 5.0,
 }
+_HALVED_EVERY_20_000 = 0.5 ** (1 / 20_000)
+_MOLECULES = {
+    "trajectories": 2_560_000,
+    "batch_size": 128,
+    "eval_every": 100,
+    "eval.max_exact_edges": 20_000,
+    "epsilon": 0.05,
+    "epsilon_trajectories": 2_560_000,
+    "optim.lr": 5e-4,
+    "optim.lr_decay": _HALVED_EVERY_20_000,
+    "optim.log_z_lr": 0.1,
+    "optim.weight_decay": 1e-8,
+    "optim.max_grad_norm": 10.0,
+    "pb.lr": 5e-5,
+    "pb.lr_decay": _HALVED_EVERY_20_000,
+    "pb.target_rate": 0.05,
+    "pb.weight_decay": 1e-8,
+    "pb.max_grad_norm": 10.0,
+    "net.width": 64,
+    "net.layers": 3,
+    "net.attention_heads": 4,
+}
+_MOLECULES_BALANCE = {"penalty": "huber"}
+_MOLECULES_DQN = {
+    "learning_starts": 0,
+    "dqn.on_policy": True,
+    "dqn.dueling": True,
+    "dqn.target_rate": 0.05,
+    "dqn.leaf_weight": 10.0,
+}
+_MOLECULE_PRESETS = {
+    "all": _MOLECULES,
+    "db": _MOLECULES_BALANCE,
+    "tb": _MOLECULES_BALANCE,
+    "subtb": _MOLECULES_BALANCE,
+    "softdqn": _MOLECULES_DQN,
+    "mdqn": {**_MOLECULES_DQN, "dqn.l0": -500.0},
+}
 ENV_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "gfn/BitSequence-v0": {
         "all": {
@@ -208,13 +249,28 @@ ENV_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "softdqn": _BITS_DQN,
         "mdqn": {**_BITS_DQN, "dqn.l0": -25.0},
-    }
+    },
+    "gfn/QM9-v0": _MOLECULE_PRESETS,
+    "gfn/SEH-v0": {**_MOLECULE_PRESETS, "all": {**_MOLECULES, "batch_size": 64}},
 }
 """What an environment changes: id -> agent (or "all") -> settings by dotted name. The defaults are the hypergrid's."""
 
 
-def preset(env: str, agent: str) -> Config:
-    """Return the default settings of `agent` on `env`: the paper's where it has them."""
-    values = {"agent": agent, "env": env, **AGENT_PRESETS.get(agent, {})}
-    rows = ENV_PRESETS.get(env.rpartition(":")[2], {})
-    return with_values(Config(), values | rows.get("all", {}) | rows.get(agent, {}))
+_PAPER_SIZE = {"net.width": 128, "net.layers": 8, "net.attention_heads": 2}
+PAPER_PRESETS: dict[str, dict[str, Any]] = {
+    "gfn/QM9-v0": _PAPER_SIZE,
+    "gfn/SEH-v0": {**_PAPER_SIZE, "batch_size": 256, "trajectories": 5_120_000, "epsilon_trajectories": 5_120_000},
+}
+"""What `--preset paper` changes besides, on environments whose defaults suit a CPU."""
+
+
+def preset(env: str, agent: str, name: str = "default") -> Config:
+    """Return the default settings of `agent` on `env`: the paper's, but for the size of networks on molecules.
+
+    Raises `ValueError` for an unknown name, which is `"default"` or `"paper"`.
+    """
+    id = env.rpartition(":")[2]
+    named = choose("preset", name, {"default": {}, "paper": PAPER_PRESETS.get(id, {})})
+    values = {"agent": agent, "env": env, "preset": name, **AGENT_PRESETS.get(agent, {})}
+    rows = ENV_PRESETS.get(id, {})
+    return with_values(Config(), values | rows.get("all", {}) | rows.get(agent, {}) | named)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from agents.agent import Agent
 from agents.likelihood import elbo, log_likelihood
+from agents.molecule_metrics import MoleculeMetrics
 from agents.random_state import get_state, make_generator, set_state
 from agents.rollout import Policy, Trajectories
-from gfn_envs import metrics
+from gfn_envs import chem, metrics
 from gfn_envs.dag import DAG
-from gfn_envs.exact import Enumeration, StateKeys, TooLargeError, enumerate_dag
+from gfn_envs.exact import Enumeration, StateKeys, TooLargeError, canonical, enumerate_dag, first_of, log_symmetry
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class EvaluationSettings:
     """Objects of the test set used, evenly spread over it; 0 uses all."""
     test_rollouts: int = 10
     """Backward rollouts for each object's log P_theta."""
+    samples: int = 1000
+    """Fresh molecules of the final policy in samples.csv, with their log P_theta; 0 writes none."""
 
 
 MOST_MODES = 100_000
@@ -59,6 +62,7 @@ class Evaluator:
         self.modes_found = torch.empty(0, dtype=torch.bool)
         if dag.offers("modes_hit") and dag.num_modes <= MOST_MODES:  # type: ignore[attr-defined]
             self.modes_found = torch.zeros(dag.num_modes, dtype=torch.bool)  # type: ignore[attr-defined]
+        self.molecules = MoleculeMetrics(dag) if dag.offers("to_smiles") and chem.installed() else None
         self.test_set: dict[str, Tensor] = {}
         self.evaluations = 0
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -78,16 +82,33 @@ class Evaluator:
             return
         states, log_reward, lengths = (torch.cat(part) for part in zip(*self._pending, strict=True))
         self._pending.clear()
-        self.unique = torch.unique(torch.cat([self.unique, self.keys(states).cpu()]))
+        states, reported = canonical(self.dag, states), self._reported(states, log_reward)
+        reward = reported.double().exp()
+        new = self._first_seen(self.keys(states).cpu())
+        if self.molecules:
+            self.molecules.add(states[new], reward[new])
         if self.enumeration:
             self.recent.add(self.enumeration.terminal_rank[self.enumeration.index(states)])
         if len(self.modes_found):
             self.modes_found |= self.dag.modes_hit(states).any(0).cpu()  # type: ignore[attr-defined]
-        self.best.add(states, log_reward)
-        self._sums["reward"] += float(log_reward.double().exp().sum())
+        self.best.add(states, reported)
+        self._sums["reward"] += float(reward.sum())
         self._sums["log_reward"] += float(log_reward.double().sum())
         self._sums["length"] += float(lengths.sum())
         self._sums["count"] += len(states)
+
+    def _reported(self, states: Tensor, log_reward: Tensor) -> Tensor:
+        """Return the log of the reward that metrics report of `states [B, d]` with `log_reward [B]`, `[B]`."""
+        if self.dag.offers("reward_of"):
+            return self.dag.reward_of(states, log_reward).log()  # type: ignore[attr-defined]
+        return log_reward
+
+    def _first_seen(self, keys: Tensor) -> Tensor:
+        """Return the place of each key's first occurrence in `keys [B]` that was never seen before, and remember it."""
+        distinct, _, first = first_of(keys)
+        new = ~torch.isin(distinct, self.unique)
+        self.unique = torch.cat([self.unique, distinct[new]]).sort().values
+        return first[new].sort().values.to(self.dag.device)
 
     def evaluate(self, agent: Agent, last: bool = False) -> dict[str, float]:
         """Return all metrics by name; sample means are over the trajectories since the previous call.
@@ -111,17 +132,20 @@ class Evaluator:
             "mean_log_reward": self._sums["log_reward"] / count,
             "mean_length": self._sums["length"] / count,
             "best_reward": best[0] if best else math.nan,
+            "top_reward": float(self.best.log_reward.exp().mean()),
             "top_log_reward": self.best.mean_log_reward(),
             "top_diversity": self.best.diversity(),
             "unique_states": len(self.unique),
         }
         self._sums = _no_sums()
+        if self.molecules:
+            result |= self.molecules.evaluate(self.best.states)
         if len(self.modes_found):
             result["modes_found"] = int(self.modes_found.sum())
         if self.enumeration:
             target = self.enumeration.target
             result["l1_empirical"] = metrics.l1(self.recent.frequencies().to(target.device), target)
-            result["mean_reward_target"] = float((target * self.enumeration.log_reward.exp()).sum())
+            result["mean_reward_target"] = float((target * self._terminal_rewards(self.enumeration)).sum())
         return result
 
     def policy_metrics(self, enumeration: Enumeration, policy: Policy) -> dict[str, float]:
@@ -133,8 +157,11 @@ class Evaluator:
             "total_variation_exact": metrics.total_variation(learned, target),
             "kl_exact": metrics.kl(learned, target),
             "jensen_shannon_exact": metrics.jensen_shannon(learned, target),
-            "mean_reward_exact": float((learned * enumeration.log_reward.exp()).sum()),
+            "mean_reward_exact": float((learned * self._terminal_rewards(enumeration)).sum()),
         }
+
+    def _terminal_rewards(self, enumeration: Enumeration) -> Tensor:
+        return self._reported(enumeration.states[enumeration.terminal], enumeration.log_reward).double().exp()
 
     def likelihood_metrics(self, agent: Agent, last: bool = False) -> dict[str, float]:
         """Return what P_F and P_B together tell: the ELBO, and in its turn the correlation on the test set."""
@@ -148,12 +175,12 @@ class Evaluator:
         return result
 
     def _correlation(self, agent: Agent) -> dict[str, float]:
-        """Estimate log P_theta on the test set and compare it with log R."""
+        """Estimate log P_theta on the test set and compare it with log R, or with log R/|Aut| where that is sampled."""
         started = time.perf_counter()
         states: Tensor = self.dag.test_states()  # type: ignore[attr-defined]
         states = states[spread(len(states), self.settings.test_objects)]
         log_p = log_likelihood(agent, states, self.settings.test_rollouts, self.generator)
-        log_reward = self.dag.log_reward(states)
+        log_reward = self.dag.log_reward(states) - log_symmetry(self.dag, states)
         self.test_set = {"states": states.cpu(), "log_reward": log_reward.cpu(), "log_p": log_p.cpu()}
         return {
             "spearman": metrics.spearman(log_p, log_reward),
@@ -170,6 +197,7 @@ class Evaluator:
             "best": self.best.state_dict(),
             "unique": self.unique,
             "modes_found": self.modes_found,
+            "molecules": self.molecules.state_dict() if self.molecules else {},
             "test_set": self.test_set,
             "evaluations": self.evaluations,
             "sums": dict(self._sums),
@@ -184,6 +212,8 @@ class Evaluator:
         self.best.load_state_dict(state["best"])
         self.unique, self.modes_found = state["unique"], state["modes_found"]
         self.test_set, self.evaluations = state["test_set"], state["evaluations"]
+        if self.molecules:
+            self.molecules.load_state_dict(state["molecules"])
         self._sums = dict(state["sums"])
         set_state(self.generator, state["generator"])
 

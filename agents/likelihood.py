@@ -14,6 +14,7 @@ from torch import Tensor
 from agents.agent import Agent
 from agents.losses import log_prob
 from agents.rollout import Trajectories, compacts, rollout
+from gfn_envs.exact import log_symmetry
 
 
 @torch.no_grad()
@@ -33,8 +34,9 @@ def log_likelihood(
     """Return an estimate of log P_theta(x) of terminal `states [N, d]`, the probability that P_F ends there, `[N]`.
 
     `logsumexp over K of (log P_F - log P_B)(tau_k) - log K`, `tau_k` walks backwards from x by P_B, K = `num_rollouts`;
-    a lower bound in expectation, tighter with K. Works through `chunk` walks at a time; by default as many as suit a
-    CPU's cache, or many off the CPU.
+    a lower bound in expectation, tighter with K. Where the DAG renames slots, x stands for its class, and log |Aut(x)|
+    is taken off, as slots that are the same to P_F are counted apart by P_B. Works through `chunk` walks at a time; by
+    default as many as suit a CPU's cache, or many off the CPU.
     """
     chunk = chunk or (64 if compacts(states.device) else 4096)
     starts = states.repeat_interleave(num_rollouts, 0)
@@ -42,7 +44,8 @@ def log_likelihood(
         log_ratios(agent, rollout(agent.dag, agent.backward.logits, part, generator, backward=True))
         for part in starts.split(chunk)
     ]
-    return torch.cat(ratios).view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
+    estimate = torch.cat(ratios).view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
+    return estimate - log_symmetry(agent.dag, states)
 
 
 @torch.no_grad()

@@ -5,20 +5,26 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from PIL.Image import Image
 from torch import Tensor
 
-from agents.checkpoint import PICTURES, write_atomically
+from agents.checkpoint import PICTURES, SAMPLES, write_atomically
+from agents.likelihood import log_likelihood
+from agents.molecule_metrics import MOLECULE_MODES
+from agents.random_state import make_generator
 from agents.rollout import Policy, rollout
 from agents.trainer import Trainer
+from gfn_envs import chem
 from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration
-from gfn_envs.metrics import spearman
+from gfn_envs.metrics import BestStates, pearson, spearman
 
 COLUMNS = {
     "trajectories": ("trajectories", "{:,.0f}"),
@@ -29,6 +35,7 @@ COLUMNS = {
     "log_z_error": ("log Z error", "{:+.4f}"),
     "mean_reward": ("mean reward", "{:.4g}"),
     "modes_found": ("modes found", "{:.0f}"),
+    "pearson": ("Pearson", "{:.3f}"),
     "spearman": ("Spearman", "{:.3f}"),
     "elbo": ("ELBO", "{:.3f}"),
     "mean_log_reward": ("mean log R", "{:.3f}"),
@@ -46,7 +53,8 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
         return "no evaluation yet"
     step = -(-len(history) // rows)
     shown = history[::-1][::step][::-1]
-    columns = [(heading, form, key) for key, (heading, form) in COLUMNS.items() if any(key in row for row in shown)]
+    known = COLUMNS | {key: (heading, "{:.0f}") for key, heading in _separated_modes(history).items()}
+    columns = [(heading, form, key) for key, (heading, form) in known.items() if any(key in row for row in shown)]
     lines = [[heading for heading, _, _ in columns]]
     lines += [[form.format(row[key]) if key in row else "" for _, form, key in columns] for row in shown]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
@@ -55,8 +63,8 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
 
 def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
     """Draw the run's pictures into `folder` and return the paths of those that apply."""
-    curve, comparison, paths, scatter = (folder / name for name in PICTURES)
-    figures = {
+    curve, comparison, paths, scatter, top = (folder / name for name in PICTURES)
+    figures: dict[Path, Figure | Image] = {
         curve: learning_curve(trainer.history),
         paths: trajectories(trainer.dag, trainer.agent.policy(), trainer.config.seed),
     }
@@ -65,21 +73,48 @@ def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
     if trainer.evaluator.enumeration:
         learned = trainer.evaluator.enumeration.terminal_distribution(trainer.agent.policy())
         figures[comparison] = distribution(trainer.evaluator.enumeration, learned)
+    if trainer.evaluator.molecules and len(trainer.evaluator.best.states):
+        figures[top] = top_molecules(trainer.dag, trainer.evaluator.best)
     return write_pictures(figures)
 
 
-def write_pictures(figures: dict[Path, Figure]) -> list[Path]:
-    """Write each figure to its path as PNG and return the paths."""
+def write_pictures(figures: Mapping[Path, Figure | Image]) -> list[Path]:
+    """Write each picture to its path as PNG and return the paths."""
     for path, figure in figures.items():
         write_atomically(path, png(figure))
     return list(figures)
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as the content of a PNG file."""
+def png(picture: Figure | Image) -> bytes:
+    """Return a picture as the content of a PNG file."""
     data = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(data)
+    if isinstance(picture, Figure):
+        FigureCanvasAgg(picture).print_png(data)
+    else:
+        picture.save(data, format="png")
     return data.getvalue()
+
+
+def top_molecules(dag: DAG, best: BestStates, count: int = 24) -> Image:
+    """Draw the molecules of highest reward so far, each with its reward."""
+    smiles = dag.to_smiles(best.states[:count].to(dag.device))  # type: ignore[attr-defined]
+    return chem.grid(smiles, [f"{reward:.3f}" for reward in best.log_reward[:count].exp().tolist()])
+
+
+def write_samples(trainer: Trainer, folder: Path) -> None:
+    """Write fresh molecules of the learned policy into `samples.csv`, best first: SMILES, reward r and log P_theta."""
+    settings, dag = trainer.config.eval, trainer.dag
+    if not (settings.samples and trainer.evaluator.molecules):
+        return
+    generator = make_generator(dag.device, trainer.config.seed)
+    batch = rollout(dag, trainer.agent.policy(), dag.reset(settings.samples), generator)
+    states = batch.terminal_states
+    rewards = dag.reward_of(states, batch.log_reward)  # type: ignore[attr-defined]
+    log_p = log_likelihood(trainer.agent, states, settings.test_rollouts, generator)
+    columns = (dag.to_smiles(states), rewards.tolist(), log_p.tolist())  # type: ignore[attr-defined]
+    rows = sorted(zip(*columns, strict=True), key=lambda row: -row[1])
+    lines = ["smiles,r,log_p", *(f"{smiles},{reward:.6f},{log:.4f}" for smiles, reward, log in rows)]
+    write_atomically(folder / SAMPLES, ("\n".join(lines) + "\n").encode())
 
 
 PANELS = (
@@ -87,8 +122,9 @@ PANELS = (
     ("estimate of log Z, minus the true one", ("log_z_error",), "linear"),
     ("mean reward", ("mean_reward", "mean_reward_exact", "mean_reward_target"), "auto"),
     ("modes found", ("modes_found",), "linear"),
-    ("rank correlation of log P and log R on the test set", ("spearman",), "linear"),
+    ("correlation of log P and log R on the test set", ("pearson", "spearman"), "linear"),
     ("mean log of the reward", ("mean_log_reward", "top_log_reward"), "linear"),
+    ("mean distance between the best 100", ("top_diversity",), "linear"),
     ("training loss", ("loss", "backward_loss"), "log"),
 )
 """Title, metrics and scale of the learning curve's panels; "auto" is logarithmic where a linear one shows nothing."""
@@ -99,13 +135,21 @@ NAMES = {
     "mean_reward_target": "target",
     "mean_log_reward": "latest samples",
     "top_log_reward": "best 100 so far",
+    "top_diversity": "best 100 so far",
 }
+
+
+def _separated_modes(history: list[dict[str, float]]) -> dict[str, str]:
+    """Return the metrics that count separated modes of molecules, by key with their headings."""
+    found = [key for key in (history[-1] if history else {}) if key.startswith(MOLECULE_MODES)]
+    return {key: f"modes r >= {key.removeprefix(MOLECULE_MODES)}" for key in found}
 
 
 def learning_curve(history: list[dict[str, float]]) -> Figure:
     """Draw the metrics over the trajectories, one panel a kind."""
-    panels = []
-    for title, keys, scale in PANELS:
+    panels, separated = [], _separated_modes(history)
+    names = NAMES | separated
+    for title, keys, scale in (*PANELS, ("separated modes found", tuple(separated), "linear")):
         # A logarithmic scale has no place for what is never positive, such as the loss of a P_B that does not learn.
         shown = [key for key in keys if any(scale != "log" or value > 0 for value in _finite(history, key))]
         if shown:
@@ -119,11 +163,11 @@ def learning_curve(history: list[dict[str, float]]) -> Figure:
         for key in keys:
             rows = [metrics for metrics in history if key in metrics]
             style = {"marker": "." if len(rows) < 30 else "", "linestyle": "--" if key.endswith("_target") else "-"}
-            axes.plot([m["trajectories"] for m in rows], [m[key] for m in rows], label=NAMES[key], **style)
+            axes.plot([m["trajectories"] for m in rows], [m[key] for m in rows], label=names[key], **style)
         axes.set_yscale(scale)
         if keys == ["log_z_error"]:
             axes.axhline(0, color="gray", linewidth=1, linestyle="--")
-        if keys == ["modes_found"]:
+        if title.endswith("modes found"):
             axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_title(title)
         axes.set_xlabel("trajectories")
@@ -200,7 +244,8 @@ def likelihood(test_set: dict[str, Tensor]) -> Figure:
     axes.scatter(log_reward.numpy(), log_p.numpy(), s=8, alpha=0.5)
     axes.set_xlabel("log R")
     axes.set_ylabel("log P, estimated by backward rollouts")
-    axes.set_title(f"{len(log_p)} test objects, Spearman {spearman(log_p, log_reward):.3f}")
+    correlation = f"Pearson {pearson(log_p, log_reward):.3f}, Spearman {spearman(log_p, log_reward):.3f}"
+    axes.set_title(f"{len(log_p)} test objects: {correlation}", fontsize=10)
     axes.grid(alpha=0.3)
     return figure
 

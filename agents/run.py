@@ -40,8 +40,8 @@ from gfn_envs.registry import find
 
 HELP = """Train a GFlowNet agent on any registered environment.
 
-All defaults below are those of the chosen --agent and --env: the paper's settings where it has them. A setting that the
-chosen --agent and --backward do not read is refused.
+All defaults below are those of the chosen --agent, --env and --preset: the paper's settings where it has them. A
+setting that the chosen --agent and --backward do not read is refused.
 
 A short run:
   python agents/run.py --env-kwargs '{{"dim": 2, "side": 8}}' --trajectories 20000 --out runs/small
@@ -84,10 +84,11 @@ class Options:
 def parse(argv: list[str]) -> Options:
     """Return the options of a command line.
 
-    The defaults depend on the agent and the environment named in it, or are those of the run to resume.
+    The defaults depend on the agent, the environment and the preset named in it, or are those of the run to resume.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag, default in (("--agent", "mdqn"), ("--env", "gfn/Hypergrid-v0"), ("--resume", "")):
+    defaults = (("--agent", "mdqn"), ("--env", "gfn/Hypergrid-v0"), ("--preset", "default"), ("--resume", ""))
+    for flag, default in defaults:
         first.add_argument(flag, nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
     helps = bool({"-h", "--help"} & set(argv))
@@ -97,7 +98,7 @@ def parse(argv: list[str]) -> Options:
         if not helps:
             choose("agent", known.agent, build.AGENTS)
             find(known.env)
-        config = preset(known.env, known.agent)
+        config = preset(known.env, known.agent, known.preset)
     names = {"agents": build.AGENTS, "backward": build.BACKWARD, "envs": registered()}
     text = HELP.format(**{key: ", ".join(values) for key, values in names.items()})
     return tyro.cli(Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text)
@@ -189,6 +190,8 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
         f"-> {folder.path}" + (f" (going on after {trainer.trajectories:,})" if trainer.iteration else ""),
         flush=True,
     )
+    if trainer.dag.offers("to_smiles") and not trainer.evaluator.molecules:
+        print("RDKit is not installed: no modes, no samples.csv (pip install 'gfn-envs[molecules]')", file=sys.stderr)
     with StopSignals() as signals, contextlib.ExitStack() as at_exit:
         loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
         for logger in loggers:
@@ -205,6 +208,7 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
         folder.save(trainer)
         print(report.table(trainer.history), flush=True)
         if finished:
+            report.write_samples(trainer, folder.path)
             folder.write_summary(_summary(trainer))
         pictures = report.draw_all(trainer, folder.path)
     print("pictures: " + ", ".join(str(path) for path in pictures))

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from PIL.Image import Image
 from tqdm import tqdm
 
 from agents import report
@@ -104,8 +106,8 @@ class Session:
 
     def draw(self, folder: Path) -> list[Path]:
         """Draw the run's pictures into `folder` and return the paths of those that apply."""
-        curve, comparison, paths, scatter = (folder / name for name in PICTURES)
-        figures = {curve: report.learning_curve(self.history)}
+        curve, comparison, paths, scatter, top = (folder / name for name in PICTURES)
+        figures: dict[Path, Figure | Image] = {curve: report.learning_curve(self.history)}
         if self.evaluator.enumeration:
             learned = self.evaluator.recent.frequencies()
             if self.method.exact:
@@ -115,6 +117,8 @@ class Session:
             figures[paths] = report.trajectories(self.dag, self.method.policy(), self.config.seed)
         if self.evaluator.test_set:
             figures[scatter] = report.likelihood(self.evaluator.test_set)
+        if self.evaluator.molecules and len(self.evaluator.best.states):
+            figures[top] = report.top_molecules(self.dag, self.evaluator.best)
         return report.write_pictures(figures)
 
     def state_dict(self) -> dict:

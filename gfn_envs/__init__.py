@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from gfn_envs.dag import DAG
     from gfn_envs.exact import Enumeration, enumerate_dag
     from gfn_envs.hypergrid import Hypergrid
+    from gfn_envs.qm9.dag import QM9
+    from gfn_envs.seh.dag import SEH
     from gfn_envs.wrappers import BackwardWalk
 
 __all__ = [
     "DAG",
+    "QM9",
+    "SEH",
     "BackwardWalk",
     "BitSequence",
     "Enumeration",
@@ -37,6 +41,8 @@ _LAZY = {
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
     "Hypergrid": "gfn_envs.hypergrid",
+    "QM9": "gfn_envs.qm9.dag",
+    "SEH": "gfn_envs.seh.dag",
     "check_dag": "gfn_envs.check",
     "enumerate_dag": "gfn_envs.exact",
 }
@@ -51,3 +57,5 @@ def __getattr__(name: str) -> Any:
 register("gfn/Hypergrid-v0", "gfn_envs.hypergrid:Hypergrid")
 register("gfn/HypergridHard-v0", "gfn_envs.hypergrid:Hypergrid", reward="hard")
 register("gfn/BitSequence-v0", "gfn_envs.bitsequence:BitSequence")
+register("gfn/QM9-v0", "gfn_envs.qm9.dag:QM9")
+register("gfn/SEH-v0", "gfn_envs.seh.dag:SEH")

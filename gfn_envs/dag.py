@@ -95,6 +95,10 @@ class DAG(ABC):
         graph(states) -> nodes, pairs, whole            the graph, as `GraphView` says
         canonical(states) -> states [B, d]              equal exactly for states that differ by the renaming of slots
         log_symmetry(states) -> float32 [B]             log |Aut|, the number of renamings of slots that change nothing
+        reward_of(states, log_reward) -> float32 [B]    what metrics report as reward, where not exp(log_reward)
+        to_smiles(states) -> list[str]                  the molecules that terminal states are; with it
+        mode_thresholds: tuple[float, ...]              rewards from which on a molecule may count as a mode
+        is_novel(states) -> bool [B]                    molecules outside the data that the environment comes from
 
     Where slots are renamed, a policy that treats them alike and is trained to zero loss ends in the class of x, all
     states that `canonical` maps to one, with probability proportional to `exp(log_reward(x) - log_symmetry(x))`:

@@ -195,6 +195,13 @@ def log_symmetry(dag: DAG, states: Tensor) -> Tensor:
     return torch.zeros(len(states), device=states.device)
 
 
+def first_of(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the distinct ones of int64 `keys [B]`, the place of each key among them, and where each first occurs."""
+    distinct, inverse = torch.unique(keys, return_inverse=True)
+    places = torch.arange(len(keys), device=keys.device)
+    return distinct, inverse, torch.full_like(distinct, len(keys)).scatter_reduce_(0, inverse, places, "amin")
+
+
 def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
     """Enumerate every state and edge of `dag` by `step` and the masks alone, up to the renaming of slots if it has one.
 
@@ -214,13 +221,12 @@ def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
             raise TooLargeError(f"more than {max_edges:,} edges: too large to enumerate")
         rows, actions = mask.nonzero(as_tuple=True)
         next_states, backward_actions = dag.step(frontier[rows], actions)
-        next_states = canonical(dag, next_states)
+        if dag.offers("canonical"):
+            _, inverse, first = first_of(keys(next_states))  # a canonical form takes long, so once for equal states
+            next_states = canonical(dag, next_states[first])[inverse]
         child_keys = keys(next_states)
         edges.append((frontier_keys[rows], actions, child_keys, backward_actions))
-        unique, inverse = torch.unique(child_keys, return_inverse=True)
-        first = torch.full_like(unique, len(child_keys)).scatter_reduce_(
-            0, inverse, torch.arange(len(child_keys), device=dag.device), "amin"
-        )
+        unique, inverse, first = first_of(child_keys)
         if not torch.equal(next_states[first][inverse], next_states):
             raise ArithmeticError("two states share a key; states outside nvec, or a hash collision")
         where = torch.searchsorted(seen, unique).clamp(max=len(seen) - 1)

@@ -372,8 +372,8 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
 }
 """For each setting: a pair that reads it, what else it needs, and another value."""
 
-OUTSIDE = {"device", "threads"}
-"""Settings that must not change the numbers."""
+OUTSIDE = {"device", "threads", "preset", "eval.samples"}
+"""Settings that must not change the numbers; `preset` names defaults, which are settings of their own."""
 
 
 def _behaviour(settings: Config) -> tuple[list[float], list[dict[str, float]]]:

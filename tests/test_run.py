@@ -33,7 +33,7 @@ PROMISED_METRICS = {
     "total_variation_exact", "kl_exact", "log_z_estimate", "log_z_error", "mean_reward", "unique_states",
 }  # fmt: skip
 TIMES = {"seconds", "iterations_per_second", "test_seconds"}
-DRAWN = [name for name in PICTURES if name != "likelihood.png"]  # a grid has no test set
+DRAWN = sorted(set(PICTURES) - {"likelihood.png", "top_molecules.png"})  # a grid has no test set, and no molecules
 RUN_FILES = {"config.json", "metrics.jsonl", "checkpoint.pt", "summary.json", *DRAWN}
 
 BASE = ["--env-kwargs", '{"dim": 2, "side": 4}', "--batch-size", "4", "--eval-every", "12", "--net.width", "8"]
@@ -838,7 +838,7 @@ def outcome(folder, *arguments):
     return untimed(metrics_of(folder)), {name: value.tolist() for name, value in state_of(folder)["network"].items()}
 
 
-@pytest.mark.parametrize("name", [name for name in flatten(Config()) if name not in ("device", "threads")])
+@pytest.mark.parametrize("name", sorted(set(flatten(Config())) - {"device", "threads", "preset", "eval.samples"}))
 def test_every_setting_has_an_effect(name, tmp_path, no_pictures):
     needs, value = EFFECTS[name]
     flag = name.replace("_", "-")
@@ -848,6 +848,16 @@ def test_every_setting_has_an_effect(name, tmp_path, no_pictures):
     else:
         given = ["--" + flag] if value is True else ["--" + flag, value]
     assert outcome(tmp_path, *needs, *given) != outcome(tmp_path, *needs)
+
+
+def test_a_preset_gives_defaults_that_flags_replace():
+    given = ["--env", "gfn/QM9-v0", "--preset", "paper"]
+    plain, paper, own = (parse(args).config for args in (given[:2], given, [*given, "--net.layers", "5"]))
+    assert (plain.net.layers, plain.net.width) == (3, 64)
+    assert (paper.net.layers, paper.net.width, own.net.layers, own.net.width) == (8, 128, 5, 128)
+    assert parse(["--preset", "paper"]).config.differences(parse([]).config) == {"preset": ("paper", "default")}
+    with pytest.raises(ValueError, match=r"Unknown preset 'papers'\. Known, closest first: paper, default"):
+        parse(["--preset", "papers"])
 
 
 def test_threads_are_set(tmp_path, no_pictures):
