@@ -159,13 +159,16 @@ def exact_samples(dag: DAG, enumeration: Enumeration, count: int) -> dict[str, f
     target = enumeration.target.cpu()
     ranks = torch.multinomial(target, count, replacement=True, generator=generator)
     drawn = torch.bincount(ranks, minlength=len(target)).double() / count
-    reward = enumeration.log_reward.cpu().exp()
+    states = enumeration.states[enumeration.terminal]
+    reward = enumeration.log_reward.exp().cpu()
+    if dag.offers("reward_of"):
+        reward = dag.reward_of(states, enumeration.log_reward.float()).double().cpu()  # type: ignore[attr-defined]
     mean = float((target * reward).sum())
     row = {"total_variation_exact": total_variation(target, target), "l1_empirical": l1(drawn, target)}
     row |= {"mean_reward": float(reward[ranks].mean()), "mean_reward_exact": mean}
     if dag.offers("modes_hit"):
-        states = enumeration.states[enumeration.terminal][ranks.unique().to(enumeration.states.device)]
-        row["modes_found"] = float(dag.modes_hit(states).any(0).sum())  # type: ignore[attr-defined]
+        found = states[ranks.unique().to(states.device)]
+        row["modes_found"] = float(dag.modes_hit(found).any(0).sum())  # type: ignore[attr-defined]
     return row
 
 
@@ -217,7 +220,7 @@ def sections(
     if enumeration is not None:
         parts.append(_distributions(groups, enumeration, say))
     if callable(getattr(load(dag_class), "to_smiles", None)):
-        parts.append(_molecules(groups, say))
+        parts.append(_molecules(groups, dag, say))
     listed = tuple(f"{name}: {', '.join(str(run.path) for run in members)}" for name, members in groups.items())
     parts.append(Section("Runs", items=listed))
     if unused:
@@ -251,12 +254,12 @@ def _distributions(
     return Section("Distributions", text, tuple(problems), picture=("distributions.png", png(figure)))
 
 
-def _molecules(groups: dict[str, list[FinishedRun]], say: Callable[[str], None]) -> Section:
+def _molecules(groups: dict[str, list[FinishedRun]], dag: DAG, say: Callable[[str], None]) -> Section:
     best, problems = {}, []
     for name, runs in groups.items():
         say(f"molecules of {name}")
         try:
-            best[name] = figures.best_molecules(runs)
+            best[name] = figures.best_molecules(runs, dag)
         except (ValueError, OSError) as error:
             problems.append(f"No molecules of {name}: {error}")
     best = {name: pairs for name, pairs in best.items() if pairs}

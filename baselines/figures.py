@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
+from agents.checkpoint import SAMPLES, RunFolder
 from agents.config import Config
 from baselines.runs import FinishedRun
+from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration
 
 CURVES = (
@@ -123,22 +126,32 @@ def distributions(enumeration: Enumeration, learned: dict[str, Tensor]) -> Figur
     return figure
 
 
-def best_molecules(runs: list[FinishedRun], count: int = 6) -> list[tuple[str, float]]:
-    """Return the distinct molecules of highest reward in the runs' `samples.csv` (columns smiles, r, log_p), with r.
+def best_molecules(runs: list[FinishedRun], dag: DAG, count: int = 6) -> list[tuple[str, float]]:
+    """Return the distinct molecules of highest reward that the runs have sampled, with their reward.
 
-    Raises `ValueError` for a file that is missing or has no such columns.
+    They are those that the checkpoint keeps, or where there is none, those of `samples.csv` (columns smiles, r, log_p).
+    Raises `ValueError` where neither can be read.
     """
     best: dict[str, float] = {}
     for run in runs:
-        file = run.path / "samples.csv"
-        try:
-            with file.open(newline="", encoding="utf-8") as lines:
-                best |= {row["smiles"]: float(row["r"]) for row in csv.DictReader(lines)}
-        except FileNotFoundError:
-            raise ValueError(f"{run.path} has no samples.csv") from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged or lacks the columns smiles, r ({error})") from None
+        folder = RunFolder(run.path, type(run.config))
+        best |= _of_checkpoint(folder, dag) if folder.checkpoint.exists() else _of_samples(run.path / SAMPLES)
     return sorted(best.items(), key=lambda pair: -pair[1])[:count]
+
+
+def _of_checkpoint(folder: RunFolder, dag: DAG) -> dict[str, float]:
+    best = folder.state()["evaluator"]["best"]
+    return dict(zip(dag.to_smiles(best["states"]), best["log_reward"].exp().tolist(), strict=True))  # type: ignore[attr-defined]
+
+
+def _of_samples(file: Path) -> dict[str, float]:
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return {row["smiles"]: float(row["r"]) for row in csv.DictReader(lines)}
+    except FileNotFoundError:
+        raise ValueError(f"{file.parent} has neither a checkpoint nor {SAMPLES}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged or lacks the columns smiles, r ({error})") from None
 
 
 def molecules(best: dict[str, list[tuple[str, float]]], columns: int = 6) -> bytes:

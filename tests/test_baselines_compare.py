@@ -12,6 +12,7 @@ from agents.config import Config, NetworkSettings
 from baselines import compare, figures, runs, sweep
 from baselines.config import BaselineConfig, preset
 from gfn_envs import registry
+from gfn_envs.registry import find, load
 
 GRID = '{"dim": 2, "side": 4}'
 
@@ -201,13 +202,23 @@ def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path, monkeypatch):
     write_run(tmp_path / "runs" / "b", baseline(), [row(10, l1_empirical=1)])
     report = report_of(tmp_path, tmp_path / "runs")
     assert "No molecules of ppo: " in report
-    assert "has no samples.csv" in report
+    assert "has neither a checkpoint nor samples.csv" in report
     assert (tmp_path / "report" / "molecules.png").stat().st_size > 2000
-    best = figures.best_molecules([runs.read(a)], count=2)
+    best = figures.best_molecules([runs.read(a)], None, count=2)
     assert best == [("c1ccccc1", 0.9), ("nonsense(", 0.7)]
     (a / "samples.csv").write_text("molecule,r\nC,1\n")
     with pytest.raises(ValueError, match="lacks the columns"):
-        figures.best_molecules([runs.read(a)])
+        figures.best_molecules([runs.read(a)], None)
+
+
+@pytest.mark.parametrize("env", [name for name in gfn_envs.registered() if hasattr(load(find(name)[0]), "to_smiles")])
+def test_molecules_of_agents_and_baselines_come_from_what_they_kept(env, tmp_path):
+    pytest.importorskip("rdkit")
+    given = ["--methods", "random", "ppo", "--seeds", "0", "--env", env, "--trajectories", "64", "--evaluations", "1"]
+    assert sweep.main([*given, "--out", str(tmp_path / "runs"), "--no-progress"]) == 0
+    report = report_of(tmp_path, tmp_path / "runs")
+    assert "No molecules" not in report
+    assert "![Best molecules](molecules.png)" in report
 
 
 def test_nothing_to_compare_is_an_error(tmp_path, capsys):
