@@ -178,6 +178,8 @@ class Evaluator:
         """Estimate log P_theta on the test set and compare it with log R, or with log R/|Aut| where that is sampled."""
         started = time.perf_counter()
         states: Tensor = self.dag.test_states()  # type: ignore[attr-defined]
+        if len(states) == 0:  # none of the fixed set fits a small instance
+            return {}
         states = states[spread(len(states), self.settings.test_objects)]
         log_p = log_likelihood(agent, states, self.settings.test_rollouts, self.generator)
         log_reward = self.dag.log_reward(states) - log_symmetry(self.dag, states)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Optimizer:
     def __init__(
         self,
         module: nn.Module,
-        groups: list[tuple[Iterable[nn.Parameter], float]],
+        groups: Sequence[tuple[Iterable[nn.Parameter], float]],
         weight_decay: float = 0.0,
         max_grad_norm: float = 0.0,
         decay: float = 1.0,

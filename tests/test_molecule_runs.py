@@ -1,6 +1,7 @@
 """Runs that build molecules: their metrics, pictures, samples, and resuming, on every id that gives SMILES."""
 
 import csv
+import functools
 import json
 import math
 
@@ -8,15 +9,15 @@ import pytest
 import torch
 
 import gfn_envs
-from agents.build import build_trainer, make_dag
+from agents.build import AGENTS, BACKWARD, build_trainer, make_dag
 from agents.config import Config, preset, with_values
 from agents.evaluation import Evaluator
 from agents.likelihood import log_likelihood
 from agents.run import main
-from gfn_envs import chem
+from gfn_envs import DAG, chem
 from gfn_envs.metrics import pearson
 
-SMALL = {"gfn/QM9-v0": '{"max_atoms": 4}', "gfn/SEH-v0": '{"max_fragments": 3}'}
+SMALL = {"gfn/QM9-v0": '{"max_atoms": 7}', "gfn/SEH-v0": '{"max_fragments": 3}'}
 IDS = [id for id in gfn_envs.registered() if id in SMALL]
 
 
@@ -34,13 +35,14 @@ def settings(env: str, agent: str = "db", backward: str = "tlm") -> Config:
         "eval.test_rollouts": 2,
         "eval.samples": 20,
         "eval.elbo_samples": 4,
+        "eval.max_exact_edges": 0,
     }
     return with_values(preset(env, agent), changes)
 
 
 def flags(config: Config, *others: str) -> list[str]:
     names = "trajectories batch_size eval_every net.width net.layers"
-    names += " eval.test_every eval.test_objects eval.test_rollouts eval.samples eval.elbo_samples"
+    names += " eval.test_every eval.test_objects eval.test_rollouts eval.samples eval.elbo_samples eval.max_exact_edges"
     section = {"net": config.net, "eval": config.eval}
     given = ["--env", config.env, "--env-kwargs", config.env_kwargs, "--agent", config.agent, "--backward", "tlm"]
     for name in names.split():
@@ -127,9 +129,41 @@ def test_each_molecule_counts_once_and_with_its_own_reward(env: str) -> None:
     assert expected.counts()[0] > 0
 
 
+@functools.cache
+def made(env: str, device: str) -> DAG:
+    return gfn_envs.make(env, device=device, **json.loads(SMALL[env]))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("env", IDS)
+@pytest.mark.parametrize(("agent", "backward"), [(agent, backward) for agent in AGENTS for backward in BACKWARD])
+def test_every_pair_takes_steps_and_never_waits_for_the_host(agent, backward, env, device) -> None:
+    dag = made(env, device)
+    # Tensors on `meta` have no values: reading one, and mixing in a CPU tensor, raises.
+    trainer = build_trainer(with_values(settings(env, agent, backward), {"batch_size": 4}), dag)
+    before = [p.clone() for p in trainer.network.parameters()]
+    for _ in range(2):
+        trainer.step()
+    assert trainer.agent.log_z().device.type == device
+    if device == "cpu":
+        assert all(bool(p.isfinite().all()) for p in trainer.network.parameters())
+        assert any(not torch.equal(p, old) for p, old in zip(trainer.network.parameters(), before, strict=True))
+
+
+def test_the_learned_maxent_policy_of_molecules_has_a_head_of_its_own() -> None:
+    # No closed form of n(s) for atom graphs; for fragment trees there is one.
+    assert not made("gfn/QM9-v0", "cpu").offers("log_num_trajectories")
+    assert made("gfn/SEH-v0", "cpu").offers("log_num_trajectories")
+    trainer = build_trainer(settings("gfn/QM9-v0", "db", "maxent"), made("gfn/QM9-v0", "cpu"))
+    count = [p.clone() for p in trainer.network.heads["count"].parameters()]
+    trainer.step()
+    after = list(trainer.network.heads["count"].parameters())
+    assert any(not torch.equal(p, old) for p, old in zip(after, count, strict=True))
+
+
 @pytest.mark.parametrize("symmetry", ["exact", "reference"])
 def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
-    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": json.dumps({"max_atoms": 4, "symmetry": symmetry})})
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": json.dumps({"max_atoms": 7, "symmetry": symmetry})})
     trainer = build_trainer(config, make_dag(config))
     dag, test_set = trainer.dag, trainer.evaluator
     result = test_set.evaluate(trainer.agent)
@@ -142,13 +176,13 @@ def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
 
 
 def test_estimated_likelihoods_are_those_of_the_enumeration() -> None:
-    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 3}'})
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 3}', "eval.max_exact_edges": 1000})
     trainer = build_trainer(config, make_dag(config))
     e = trainer.evaluator.enumeration
     assert e is not None
     exact = e.terminal_distribution(trainer.agent.policy())
-    found = log_likelihood(trainer.agent, e.states[e.terminal], 400, torch.Generator().manual_seed(0)).exp()
-    assert float((found - exact).abs().sum()) < 0.03
+    found = log_likelihood(trainer.agent, e.states[e.terminal], 100, torch.Generator().manual_seed(0)).exp()
+    assert float((found - exact).abs().sum()) < 0.06  # counted by slot it would be far more
     assert float(exact.sum()) == pytest.approx(1)
 
 
@@ -160,3 +194,10 @@ def test_without_rdkit_a_run_trains_and_says_what_is_missing(tmp_path, monkeypat
     assert "mean_reward" in last
     assert not any(key.startswith("modes_from_") for key in last)
     assert not (tmp_path / "samples.csv").exists()
+
+
+def test_a_small_instance_that_no_test_object_fits_has_no_correlation() -> None:
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 2}'})
+    trainer = build_trainer(config, make_dag(config))
+    assert len(trainer.dag.test_states()) == 0  # type: ignore[attr-defined]
+    assert "pearson" not in trainer.evaluator.evaluate(trainer.agent)
