@@ -166,9 +166,7 @@ def molecules(best: dict[str, list[tuple[str, float]]], columns: int = 6) -> byt
         found += [(None, "")] * (columns - len(found))
         drawn += [molecule if molecule is not None else Chem.Mol() for molecule, _ in found]
         legends += [f"{name}: {found[0][1]}", *(legend for _, legend in found[1:])]
-    image = Draw.MolsToGridImage(
-        drawn, molsPerRow=columns, subImgSize=(220, 200), legends=legends, returnPNG=False, maxMols=len(drawn)
-    )
+    image = Draw.MolsToGridImage(drawn, molsPerRow=columns, subImgSize=(220, 200), legends=legends, returnPNG=False)
     data = io.BytesIO()
     image.save(data, format="PNG")
     return data.getvalue()
