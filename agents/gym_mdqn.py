@@ -1,6 +1,6 @@
 """Munchausen DQN for any Gymnasium environment with a Discrete action space and `info["action_mask"]`.
 
-    python -m agents.gym_mdqn --env Taxi-v3 --steps 100000 --out runs/taxi
+    python -m agents.gym_mdqn --env Taxi-v4 --steps 100000 --out runs/taxi
 
 Source: Vieillard et al. 2020 (arXiv 2007.14430); the target is the one of `agents.mdqn`, with a discount.
 """
@@ -207,8 +207,8 @@ class GymMunchausenDQN:
     def _mask(self, info: dict[str, Any]) -> Tensor:
         if "action_mask" not in info:
             raise ValueError(
-                f"{self.env} gives no info['action_mask']: wrap it so that reset and step add one, all ones where every "
-                "action is legal."
+                f"{self.env} gives no info['action_mask']: wrap it so that reset and step add one, all ones where "
+                "every action is legal."
             )
         mask = np.asarray(info["action_mask"]).astype(bool)
         if mask.shape != (self.num_actions,):
@@ -257,7 +257,7 @@ def evaluate(agent: GymMunchausenDQN, episodes: int, seed: int = 10_000) -> floa
 class Options:
     """The command line."""
 
-    env: str = "Taxi-v3"
+    env: str = "Taxi-v4"
     """Id of a Gymnasium environment with info["action_mask"]; MODULE:ID first imports the module."""
     steps: int = 100_000
     """Environment steps to learn from."""

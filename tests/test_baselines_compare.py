@@ -211,6 +211,7 @@ def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path, monkeypatch):
         figures.best_molecules([runs.read(a)], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", [name for name in gfn_envs.registered() if hasattr(load(find(name)[0]), "to_smiles")])
 def test_molecules_of_agents_and_baselines_come_from_what_they_kept(env, tmp_path):
     pytest.importorskip("rdkit")

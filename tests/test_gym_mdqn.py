@@ -143,20 +143,20 @@ def test_what_it_cannot_take_is_refused_and_told(capsys):
         GymMunchausenDQN(env)
     assert main(["--env", "CartPole-v1", "--steps", "10"]) == 2
     assert "gives no info['action_mask']" in capsys.readouterr().err
-    assert main(["--env", "Taxi-v33", "--steps", "10"]) == 2
+    assert main(["--env", "Taxi-v43", "--steps", "10"]) == 2
     with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
         GymMunchausenDQN(Corridor()).learn(0)
 
 
 def test_the_command_line_learns_saves_and_says_how_good_it_is(tmp_path, capsys):
-    short = ["--env", "Taxi-v3", "--steps", "450", "--learning-starts", "50", "--out", str(tmp_path / "taxi.pt")]
+    short = ["--env", "Taxi-v4", "--steps", "450", "--learning-starts", "50", "--out", str(tmp_path / "taxi.pt")]
     assert main(short) == 0
     assert "mean return of the greedy policy" in capsys.readouterr().out
-    GymMunchausenDQN.load(tmp_path / "taxi.pt", gym.make("Taxi-v3"))
+    GymMunchausenDQN.load(tmp_path / "taxi.pt", gym.make("Taxi-v4"))
 
 
 @pytest.mark.slow
 def test_it_solves_taxi():
     # A random legal policy gets about -200 an episode; the optimum is 7.9 on average.
-    agent = GymMunchausenDQN(gym.make("Taxi-v3"), seed=0).learn(80_000)
+    agent = GymMunchausenDQN(gym.make("Taxi-v4"), seed=0).learn(80_000)
     assert evaluate(agent, 100) > 7
