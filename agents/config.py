@@ -202,7 +202,6 @@ _MOLECULES = {
     "trajectories": 2_560_000,
     "batch_size": 128,
     "eval_every": 100,
-    "eval.max_exact_edges": 20_000,
     "epsilon": 0.05,
     "epsilon_trajectories": 2_560_000,
     "optim.lr": 5e-4,

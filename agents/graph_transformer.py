@@ -303,15 +303,19 @@ class ActionLogits(nn.Module):
 
     A node's come from its token and the last one from the summary. A pair's are `sum_r scale_r u_ir v_jr`, plus a
     number from either end, plus one for the kind of the pair; where pairs are not ordered both ends are read alike.
+
+    Args:
+        begins: whether slot 0 of the empty graph has logits too, from the summary: those of the first node to add.
     """
 
     index: Tensor
 
-    def __init__(self, view: GraphView, width: int, node_actions: int, pair_actions: int) -> None:
+    def __init__(self, view: GraphView, width: int, node_actions: int, pair_actions: int, begins: bool) -> None:
         super().__init__()
         kinds, rank = PairKinds(view), max(1, width // 4)
         self.ends, self.pair_actions, self.rank = 1 + view.ordered, pair_actions, rank
         self.node, self.stop = nn.Linear(width, node_actions), nn.Linear(width, 1)
+        self.first = nn.Linear(width, node_actions) if begins else None
         self.factors = nn.Linear(width, self.ends * pair_actions * rank)
         self.offsets = nn.Linear(width, self.ends * pair_actions)
         self.scale = nn.Parameter(torch.full((pair_actions, 1, rank), rank**-0.5))
@@ -339,7 +343,10 @@ class ActionLogits(nn.Module):
         of_pairs = torch.where((part.codes < len(of_kind) - 1).unsqueeze(1), of_pairs, 0.0)
         # The last column stands for all pairs with a slot beyond those of this pass.
         of_pairs = functional.pad(of_pairs.flatten(2), (0, 1))[:, :, self.index[nodes.shape[1]]].transpose(1, 2)
-        return torch.cat([of_nodes.flatten(1), of_pairs.flatten(1), self.stop(part.tokens[:, 0])], 1)
+        summary, slot_0 = part.tokens[:, 0], of_nodes[:, 0]
+        if self.first:
+            slot_0 = torch.where(part.filled.any(1, keepdim=True), slot_0, self.first(summary))
+        return torch.cat([slot_0, of_nodes[:, 1:].flatten(1), of_pairs.flatten(1), self.stop(summary)], 1)
 
     def _of_pairs(self, nodes: Tensor) -> Tensor:
         """Return what `nodes [b, n, width]` say of their pairs, `[b, pair_actions, n, n]`."""
@@ -383,11 +390,11 @@ class GraphTransformer(Network):
                 f"--net.width must be a multiple of --net.attention-heads, got {width}, {attention_heads}."
             )
         graph = dag.graph  # type: ignore[attr-defined]
-        backward = ActionLogits(view, width, view.backward_node_actions, view.backward_pair_actions)
+        backward = ActionLogits(view, width, view.backward_node_actions, view.backward_pair_actions, begins=False)
         if zero_backward:
             backward.zero()
         heads: dict[str, nn.Module] = {
-            "pf": ActionLogits(view, width, view.node_actions, view.pair_actions),
+            "pf": ActionLogits(view, width, view.node_actions, view.pair_actions, begins=True),
             "pb": backward,
             "flow": SummaryNumber(width),
             "count": SummaryNumber(width),

@@ -41,7 +41,8 @@ class GraphView:
     Forward actions are `slot * node_actions + a`, then `slots * node_actions + pair * pair_actions + a`, and last the
     stop action; backward actions likewise with the numbers `backward_...` and last the undoing of the stop. Where
     `ordered`, pair `(i, j)` has the index `i * slots + j`; otherwise `pairs` is symmetric, and the pairs `i < j` are
-    counted row by row, as `torch.triu_indices(slots, slots, 1)` does.
+    counted row by row, as `torch.triu_indices(slots, slots, 1)` does. Forward actions of a slot add a node joined to it;
+    in the empty graph those of slot 0 add the first node.
     """
 
     slots: int

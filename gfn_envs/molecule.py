@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import textwrap
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import islice
@@ -38,8 +39,8 @@ def require_rdkit() -> Any:
         return importlib.import_module("rdkit.Chem")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "This needs RDKit, which is not installed: pip install 'gfn-envs[molecules]'. Steps, masks and built-in "
-            "rewards do without."
+            "This needs RDKit, which is not installed: pip install 'gfn-envs[molecules]'. Steps, masks and the gap "
+            "reward of gfn/QM9-v0 do without."
         ) from error
 
 
@@ -152,7 +153,7 @@ class MoleculeDAG(DAG):
         (molecule,), (text,) = self.to_molecules(path[-1:]), self.describe(path[-1:])
         if molecule.GetNumAtoms():
             axes.imshow(draw.MolToImage(molecule, size=(600, 600)))
-        axes.set_title(text, fontsize=8)
+        axes.set_title("\n".join(textwrap.wrap(text, 44)), fontsize=8)
         axes.set_axis_off()
 
 

@@ -134,6 +134,9 @@ class _Reference:
     def logits(self, name: str, node_actions: int, pair_actions: int) -> Tensor:
         head, values = self.net.heads[name], []
         for slot in range(self.dag.slots):
+            if name == "pf" and slot == self.n == 0:
+                values += head.first(self.x[0]).unbind()
+                continue
             values += head.node(self.x[1 + slot]).unbind() if slot < self.n else [torch.tensor(0.0)] * node_actions
         for i, j in _pairs_in_order(self.dag.slots, self.dag.ordered):
             values += self._pair(head, i, j, pair_actions) if max(i, j) < self.n else [torch.tensor(0.0)] * pair_actions

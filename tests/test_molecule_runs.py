@@ -176,7 +176,7 @@ def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
 
 
 def test_estimated_likelihoods_are_those_of_the_enumeration() -> None:
-    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 3}', "eval.max_exact_edges": 1000})
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 3}', "eval.max_exact_edges": 10**5})
     trainer = build_trainer(config, make_dag(config))
     e = trainer.evaluator.enumeration
     assert e is not None

@@ -165,22 +165,23 @@ def test_symmetry_and_masks_count_what_plain_python_counts(max_atoms: int) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("agent", "backward"), [("mdqn", "tlm"), ("db", "tlm"), ("subtb", "uniform")])
+@pytest.mark.parametrize(("agent", "backward"), [("mdqn", "tlm"), ("db", "tlm"), ("tb", "uniform"), ("subtb", "naive")])
 def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(agent: str, backward: str) -> None:
     changes = {
         "backward": backward,
         "env_kwargs": '{"max_atoms": 3}',
-        "trajectories": 64_000,
+        "trajectories": 96_000,
         "batch_size": 64,
-        "epsilon_trajectories": 64_000,
+        "epsilon_trajectories": 96_000,
         "optim.lr": 1e-3,
-        "pb.lr": 1e-3,
-        "eval_every": 1000,
+        "eval_every": 500,
+        "eval.test_every": 0,
+        "eval.elbo_samples": 0,
         "net.width": 32,
         "net.layers": 2,
-        "eval.test_every": 0,
     }
     settings = with_values(preset("gfn/QM9-v0", agent), changes)
     trainer = build_trainer(settings, make_dag(settings))
     trainer.train(lambda metrics: None, lambda: False, progress=False)
+    # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15.
     assert trainer.history[-1]["total_variation_exact"] < 0.05

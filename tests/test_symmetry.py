@@ -63,6 +63,19 @@ def regular() -> list[nx.Graph]:
     return [graph for graph in graphs if nx.is_connected(graph)]
 
 
+def rings() -> list[nx.Graph]:
+    """Rings with chords whose labels repeat along the ring, such as single and double bonds that alternate."""
+    graphs = []
+    for n, step, labels in itertools.product(range(4, 10), (0, 2, 3, 4), itertools.product((1, 2), repeat=2)):
+        graph = nx.cycle_graph(n)
+        for i in range(n):
+            graph.edges[i, (i + 1) % n]["label"] = labels[i % 2]
+        chords = [(i, (i + step) % n) for i in range(0, n, 1 + n % 2) if step]
+        graph.add_edges_from((edge for edge in chords if len(set(edge)) == 2 and not graph.has_edge(*edge)), label=3)
+        graphs.append(graph)
+    return graphs
+
+
 def coloured() -> list[nx.Graph]:
     """Random sparse graphs with few colours and labels, so that some symmetry is left."""
     random = torch.Generator().manual_seed(3)
@@ -89,7 +102,7 @@ def directed() -> list[nx.Graph]:
     return graphs + [nx.cycle_graph(n, create_using=nx.DiGraph) for n in range(3, 10)]
 
 
-@pytest.mark.parametrize("family", [atlas, regular, coloured, directed])
+@pytest.mark.parametrize("family", [atlas, regular, rings, coloured, directed])
 def test_automorphisms_are_as_many_as_a_search_finds(family: Callable[[], list[nx.Graph]]) -> None:
     graphs = family()
     wanted = torch.tensor([math.log(count(graph)) for graph in graphs])
@@ -97,7 +110,7 @@ def test_automorphisms_are_as_many_as_a_search_finds(family: Callable[[], list[n
     torch.testing.assert_close(log_automorphisms(*tensors(graphs)), wanted)
 
 
-@pytest.mark.parametrize("family", [atlas, regular, coloured, directed])
+@pytest.mark.parametrize("family", [atlas, regular, rings, coloured, directed])
 def test_isomorphic_graphs_have_one_canonical_form(family: Callable[[], list[nx.Graph]]) -> None:
     graphs = tensors(family())
     forms = canonical_rows(*graphs)
