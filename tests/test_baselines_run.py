@@ -211,7 +211,7 @@ def test_the_model_loads_with_sb3_alone(tmp_path, no_pictures):
 def test_schedules_follow_the_objects_done():
     config = BaselineConfig(
         algo="dqn", env_kwargs='{"dim": 2, "side": 4}', trajectories=200, eval_every=50, num_envs=2,
-        algo_kwargs='{"exploration_fraction": 0.5, "exploration_final_eps": 0.1, "learning_starts": 10}',
+        algo_kwargs=json.dumps({**SMALL["dqn"], "exploration_fraction": 0.5, "exploration_final_eps": 0.1}),
     )  # fmt: skip
     session = assemble.build_session(config)
     session.train(lambda metrics: None, lambda: False, progress=False)

@@ -77,7 +77,7 @@ def fixed_point(settings):
 @pytest.mark.parametrize("view", VIEWS)
 def test_q_comes_to_the_fixed_point_and_no_masked_action_is_taken(view):
     env = Corridor(view)
-    agent = GymMunchausenDQN(env, QUICK, seed=1).learn(4000)
+    agent = GymMunchausenDQN(env, QUICK, seed=1).learn(3000)
     assert env.masked_actions == 0
     q, mask = fixed_point(QUICK)
     observations = torch.stack([agent._encode(env.show(place)) for place in range(N)])
@@ -128,7 +128,7 @@ def test_our_own_environments_have_the_mask_it_wants():
     import gfn_envs  # noqa: F401
 
     env = gym.make("gfn/Hypergrid-v0", dim=2, side=4, invalid_action="raise", reward_mode="reward")
-    agent = GymMunchausenDQN(env, GymDQNSettings(**{**QUICK.__dict__, "gamma": 0.999}), seed=0).learn(3000)
+    agent = GymMunchausenDQN(env, GymDQNSettings(**{**QUICK.__dict__, "gamma": 0.999}), seed=0).learn(2000)
     assert evaluate(agent, 1) > 0.4
 
 
