@@ -1,6 +1,6 @@
 """Munchausen DQN for any Gymnasium environment with a Discrete action space and `info["action_mask"]`.
 
-    python -m agents.gym_mdqn --env Taxi-v4 --steps 100000 --out runs/taxi
+    python -m agents.gym_mdqn --env Taxi-v4 --steps 50000 --out runs/taxi
 
 Source: Vieillard et al. 2020 (arXiv 2007.14430); the target is the one of `agents.mdqn`, with a discount.
 """
@@ -51,11 +51,11 @@ class GymDQNSettings:
     """Number of layers."""
     replay_capacity: int = 100_000
     """Transitions kept for replay."""
-    batch_size: int = 64
+    batch_size: int = 256
     """Transitions in an update."""
     learning_starts: int = 1_000
     """Steps before the first update."""
-    update_every: int = 4
+    update_every: int = 2
     """Steps between two updates."""
     target_rate: float = 0.02
     """Share of the new weights that the target network takes over at an update."""
@@ -259,7 +259,7 @@ class Options:
 
     env: str = "Taxi-v4"
     """Id of a Gymnasium environment with info["action_mask"]; MODULE:ID first imports the module."""
-    steps: int = 100_000
+    steps: int = 50_000
     """Environment steps to learn from."""
     seed: int = 0
     """Seed of everything random."""
