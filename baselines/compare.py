@@ -28,12 +28,13 @@ from scipy import stats
 from torch import Tensor
 
 from agents.checkpoint import write_atomically
+from agents.evaluation import enumerate_within
 from agents.report import png
 from baselines import figures
 from baselines.runs import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from gfn_envs import make
 from gfn_envs.dag import DAG
-from gfn_envs.exact import Enumeration, TooLargeError, enumerate_dag
+from gfn_envs.exact import Enumeration
 from gfn_envs.metrics import l1, total_variation
 from gfn_envs.registry import load
 
@@ -196,10 +197,7 @@ def sections(
     config = runs[0].config
     most = max(run.config.eval.max_exact_edges for run in runs)
     dag = make(config.env, **config.parsed_env_kwargs())
-    try:
-        enumeration = enumerate_dag(dag, most) if most else None
-    except TooLargeError:
-        enumeration = None
+    enumeration = enumerate_within(dag, most)
     extra = {}
     if enumeration is not None:
         extra["exact samples"] = exact_samples(dag, enumeration, min(calls, config.eval.window))

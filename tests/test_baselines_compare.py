@@ -215,7 +215,19 @@ def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("env", [name for name in gfn_envs.registered() if hasattr(load(find(name)[0]), "to_smiles")])
 def test_molecules_of_agents_and_baselines_come_from_what_they_kept(env, tmp_path):
     pytest.importorskip("rdkit")
-    given = ["--methods", "random", "ppo", "--seeds", "0", "--env", env, "--trajectories", "64", "--evaluations", "1"]
+    given = [
+        "--methods",
+        "random",
+        "maskable_ppo",
+        "--seeds",
+        "0",
+        "--env",
+        env,
+        "--trajectories",
+        "64",
+        "--evaluations",
+        "1",
+    ]
     assert sweep.main([*given, "--out", str(tmp_path / "runs"), "--no-progress"]) == 0
     report = report_of(tmp_path, tmp_path / "runs")
     assert "No molecules" not in report
