@@ -238,6 +238,7 @@ def _no_sums() -> dict[str, float]:
 
 
 def enumerate_within(dag: DAG, max_edges: int) -> Enumeration | None:
+    """Enumerate `dag` if it has at most `max_edges` edges; a hundredth of them where slots are renamed."""
     if dag.offers("canonical"):
         max_edges //= 100
     try:
