@@ -148,6 +148,10 @@ class RunFolder(Generic[Settings]):
             ) from None
         return True
 
+    def state(self) -> dict[str, Any]:
+        """Return what the run kept, as its `state_dict` had it; `RunFileError` for a damaged or foreign file."""
+        return self._read()["state"]
+
     def _read(self) -> dict[str, Any]:
         try:
             # torch.load does not look at the archive's checksums: a flipped bit would become a wrong weight.

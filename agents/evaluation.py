@@ -54,7 +54,7 @@ class Evaluator:
     def __init__(self, dag: DAG, settings: EvaluationSettings, seed: int = 0) -> None:
         self.dag, self.settings = dag, settings
         self.generator = make_generator(dag.device, seed)
-        self.enumeration = _enumerate(dag, settings.max_exact_edges)
+        self.enumeration = enumerate_within(dag, settings.max_exact_edges)
         num_terminal = len(self.enumeration.terminal) if self.enumeration else 0
         self.recent = metrics.RecentSamples(num_terminal, settings.window)
         self.best = metrics.BestStates(dag.state_dim)
@@ -237,7 +237,8 @@ def _no_sums() -> dict[str, float]:
     return {"reward": 0.0, "log_reward": 0.0, "length": 0.0, "count": 0}
 
 
-def _enumerate(dag: DAG, max_edges: int) -> Enumeration | None:
+def enumerate_within(dag: DAG, max_edges: int) -> Enumeration | None:
+    """Enumerate `dag` if it has at most `max_edges` edges; a hundredth of them where slots are renamed."""
     if dag.offers("canonical"):
         max_edges //= 100
     try:

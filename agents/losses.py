@@ -23,6 +23,22 @@ def huber(residual: Tensor) -> Tensor:
     return functional.huber_loss(residual, torch.zeros_like(residual), reduction="none")
 
 
+def soft_value(q: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """Return `V = tau logsumexp_a Q(s, a)/tau` over the legal actions, `[B]`; finite also where none is legal."""
+    return temperature * (q.masked_fill(~mask, torch.finfo(q.dtype).min) / temperature).logsumexp(-1)
+
+
+def munchausen_target(
+    reward: Tensor, next_value: Tensor, log_pi: Tensor, alpha: float, l0: float, temperature: float
+) -> Tensor:
+    """Return what Q(s, a) is regressed on, `r + V(s') + alpha clip(tau log pi(a|s), l0, 0)`, all `[B]`.
+
+    `next_value` includes the discount, and is what an end is worth where s' is one; alpha = 0 is soft DQN (Vieillard et
+    al. 2020, arXiv 2007.14430, equation 2).
+    """
+    return reward + next_value + alpha * (temperature * log_pi).clamp(min=l0, max=0.0)
+
+
 def detailed_balance(
     log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, penalty: Penalty = torch.square
 ) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.agent import Agent
 from agents.backward import Backward
 from agents.buffer import RolloutBuffer, Transitions
-from agents.losses import huber, log_prob
+from agents.losses import huber, log_prob, munchausen_target, soft_value
 from agents.networks import Evaluation, Network, Targets
 from agents.optimizer import Optimizer
 from agents.rollout import Policy
@@ -91,8 +91,8 @@ class MunchausenDQN(Agent):
             slow, slow_next = here.under(self.target), there.under(self.target)
             value = torch.where(batch.done, batch.log_reward, self._value(slow_next, next_mask))
             log_pi = log_prob(slow.forward_logits / tau, mask, batch.actions)
-            bonus = settings.alpha * (tau * log_pi).clamp(min=settings.l0, max=0.0)
-        return self._taken(here, mask, batch.actions) - (log_pb + value + bonus)
+        target = munchausen_target(log_pb, value, log_pi, settings.alpha, settings.l0, tau)
+        return self._taken(here, mask, batch.actions) - target
 
     def _taken(self, here: Evaluation, mask: Tensor, actions: Tensor) -> Tensor:
         """Return Q(s, a) `[B]` of `actions [B]`."""
@@ -104,8 +104,7 @@ class MunchausenDQN(Agent):
         """Return V(s) `[B]` of soft Q-values; finite also where no action is legal."""
         if self.settings.dueling:
             return here.log_flow
-        legal = here.forward_logits.masked_fill(~mask, torch.finfo(torch.float32).min)
-        return self.temperature * (legal / self.temperature).logsumexp(-1)
+        return soft_value(here.forward_logits, mask, self.temperature)
 
     def update(self, buffer: RolloutBuffer) -> Tensor:
         return (self._update_on_policy if self.settings.on_policy else self._update_from_replay)(buffer)

@@ -28,12 +28,13 @@ from scipy import stats
 from torch import Tensor
 
 from agents.checkpoint import write_atomically
+from agents.evaluation import enumerate_within
 from agents.report import png
 from baselines import figures
 from baselines.runs import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from gfn_envs import make
 from gfn_envs.dag import DAG
-from gfn_envs.exact import Enumeration, TooLargeError, enumerate_dag
+from gfn_envs.exact import Enumeration
 from gfn_envs.metrics import l1, total_variation
 from gfn_envs.registry import load
 
@@ -61,12 +62,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seconds": ("seconds", "{:.0f}"),
 }
 """Metric -> heading and format; a column appears if some run has it."""
-MEANING = """Means over the seeds, with 95 % bootstrap intervals of the mean in brackets; of few seeds these are about
-the range from least to greatest. TV exact: half of sum |p - R/Z|, p what the policy of that moment ends in (0 is
-perfect, 1 the worst); of dqn and qrdqn the greedy policy, of algorithms without masks the policy given that the action
-is legal. L1 samples: sum |p - R/Z|, p the frequencies of the latest samples, those of the beginning and exploration
-among them; finite samples alone make it as large as the row "exact samples" shows. Modes, best 100: of all samples so
-far. Mean reward: of the samples since the evaluation before. Seconds: without evaluation. An en dash: not measured."""
+MEANING = """Means over the seeds, with 95 % bootstrap intervals of the mean in brackets where they are wider than what
+is printed; of few seeds these are about the range from least to greatest. TV exact: half of sum |p - R/Z|, p what the
+policy of that moment ends in (0 is perfect, 1 the worst); of dqn and qrdqn the greedy policy, of algorithms without
+masks the policy given that the action is legal. L1 samples: sum |p - R/Z|, p the frequencies of the latest samples,
+those of the beginning and of exploration among them; finite samples alone make it as large as the row "exact samples"
+shows. Modes, best 100: of all samples so far. Mean reward: of the samples since the evaluation before. Invalid actions:
+of all steps so far. Seconds: without evaluation. An en dash: not measured."""
 
 ABSENT = "\N{EN DASH}"
 TOLERANCE = 0.05
@@ -122,8 +124,8 @@ def _cell(form: str, values: list[float]) -> str:
     if not values:
         return ABSENT
     low, high = interval(values)
-    mean = form.format(float(np.mean(values)))
-    return mean if math.isnan(low) else f"{mean} [{form.format(low)}, {form.format(high)}]"
+    mean, ends = form.format(float(np.mean(values))), f"[{form.format(low)}, {form.format(high)}]"
+    return mean if math.isnan(low) or ends == f"[{mean}, {mean}]" else f"{mean} {ends}"
 
 
 def remarks(groups: dict[str, list[FinishedRun]], reward_calls: int) -> list[str]:
@@ -158,13 +160,16 @@ def exact_samples(dag: DAG, enumeration: Enumeration, count: int) -> dict[str, f
     target = enumeration.target.cpu()
     ranks = torch.multinomial(target, count, replacement=True, generator=generator)
     drawn = torch.bincount(ranks, minlength=len(target)).double() / count
-    reward = enumeration.log_reward.cpu().exp()
+    states = enumeration.states[enumeration.terminal]
+    reward = enumeration.log_reward.exp().cpu()
+    if dag.offers("reward_of"):
+        reward = dag.reward_of(states, enumeration.log_reward.float()).double().cpu()  # type: ignore[attr-defined]
     mean = float((target * reward).sum())
     row = {"total_variation_exact": total_variation(target, target), "l1_empirical": l1(drawn, target)}
     row |= {"mean_reward": float(reward[ranks].mean()), "mean_reward_exact": mean}
     if dag.offers("modes_hit"):
-        states = enumeration.states[enumeration.terminal][ranks.unique().to(enumeration.states.device)]
-        row["modes_found"] = float(dag.modes_hit(states).any(0).sum())  # type: ignore[attr-defined]
+        found = states[ranks.unique().to(states.device)]
+        row["modes_found"] = float(dag.modes_hit(found).any(0).sum())  # type: ignore[attr-defined]
     return row
 
 
@@ -192,10 +197,7 @@ def sections(
     config = runs[0].config
     most = max(run.config.eval.max_exact_edges for run in runs)
     dag = make(config.env, **config.parsed_env_kwargs())
-    try:
-        enumeration = enumerate_dag(dag, most) if most else None
-    except TooLargeError:
-        enumeration = None
+    enumeration = enumerate_within(dag, most)
     extra = {}
     if enumeration is not None:
         extra["exact samples"] = exact_samples(dag, enumeration, min(calls, config.eval.window))
@@ -207,12 +209,16 @@ def sections(
             f"{len(runs)} runs, measured after {calls:,} reward calls.",
         ),
         Section("Figures", MEANING, tuple(remarks(groups, calls)), tuple(table(groups, calls, extra))),
-        Section("Learning curves", picture=("curves.png", png(figures.curves(groups)))),
+        Section(
+            "Learning curves",
+            "Thin lines: seeds. Thick ones: their mean.",
+            picture=("curves.png", png(figures.curves(groups))),
+        ),
     ]
     if enumeration is not None:
         parts.append(_distributions(groups, enumeration, say))
     if callable(getattr(load(dag_class), "to_smiles", None)):
-        parts.append(_molecules(groups, say))
+        parts.append(_molecules(groups, dag, say))
     listed = tuple(f"{name}: {', '.join(str(run.path) for run in members)}" for name, members in groups.items())
     parts.append(Section("Runs", items=listed))
     if unused:
@@ -246,12 +252,12 @@ def _distributions(
     return Section("Distributions", text, tuple(problems), picture=("distributions.png", png(figure)))
 
 
-def _molecules(groups: dict[str, list[FinishedRun]], say: Callable[[str], None]) -> Section:
+def _molecules(groups: dict[str, list[FinishedRun]], dag: DAG, say: Callable[[str], None]) -> Section:
     best, problems = {}, []
     for name, runs in groups.items():
         say(f"molecules of {name}")
         try:
-            best[name] = figures.best_molecules(runs)
+            best[name] = figures.best_molecules(runs, dag)
         except (ValueError, OSError) as error:
             problems.append(f"No molecules of {name}: {error}")
     best = {name: pairs for name, pairs in best.items() if pairs}

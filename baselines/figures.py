@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
+from agents.checkpoint import SAMPLES, RunFolder
+from agents.config import Config
 from baselines.runs import FinishedRun
+from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration
 
 CURVES = (
@@ -33,7 +37,10 @@ AXES = (
 
 
 def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
-    """Draw metrics against trajectories, reward calls and seconds: thin lines are runs, thick ones means over seeds."""
+    """Draw metrics against trajectories, reward calls and seconds.
+
+    Thin lines are runs, thick ones means over seeds; agents' are solid, baselines' dashed.
+    """
     present = {name for runs in groups.values() for run in runs for row in run.history for name in row}
     rows = [row for row in CURVES if row[0] in present][:4]
     colors = colormaps["tab20" if len(groups) > 10 else "tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
@@ -49,8 +56,11 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
                     axes.plot(p[:, 0], p[:, 1], color=color, linewidth=0.6, alpha=0.5)
                 if points:
                     mean = _mean(points)
-                    (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], color=color, linewidth=2)
+                    style = "-" if isinstance(runs[0].config, Config) else "--"
+                    (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], style, color=color, linewidth=2)
             axes.set_yscale(scale)
+            if metric == "modes_found":
+                axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xscale(axis_scale)
             if axis_scale == "linear":
                 axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -68,7 +78,12 @@ def _points(run: FinishedRun, axis: str, metric: str) -> np.ndarray:
 
 
 def _mean(runs: list[np.ndarray]) -> np.ndarray:
-    """Return the mean curve `[n, 2]` over the stretch that all runs cover, interpolated between evaluations."""
+    """Return the mean curve `[n, 2]`: evaluation by evaluation where runs have equally many, on both axes.
+
+    Otherwise over the stretch that all runs cover, interpolated between evaluations.
+    """
+    if len({len(p) for p in runs}) == 1:
+        return np.mean(runs, 0)
     low, high = max(p[0, 0] for p in runs), min(p[-1, 0] for p in runs)
     inner = [x for x in runs[0][:, 0] if low < x < high]
     places = np.array([low, *inner, high]) if low < high else np.array([low])
@@ -111,22 +126,32 @@ def distributions(enumeration: Enumeration, learned: dict[str, Tensor]) -> Figur
     return figure
 
 
-def best_molecules(runs: list[FinishedRun], count: int = 6) -> list[tuple[str, float]]:
-    """Return the distinct molecules of highest reward in the runs' `samples.csv` (columns smiles, r, log_p), with r.
+def best_molecules(runs: list[FinishedRun], dag: DAG, count: int = 6) -> list[tuple[str, float]]:
+    """Return the distinct molecules of highest reward that the runs have sampled, with their reward.
 
-    Raises `ValueError` for a file that is missing or has no such columns.
+    They are those that the checkpoint keeps, or where there is none, those of `samples.csv` (columns smiles, r, log_p).
+    Raises `ValueError` where neither can be read.
     """
     best: dict[str, float] = {}
     for run in runs:
-        file = run.path / "samples.csv"
-        try:
-            with file.open(newline="", encoding="utf-8") as lines:
-                best |= {row["smiles"]: float(row["r"]) for row in csv.DictReader(lines)}
-        except FileNotFoundError:
-            raise ValueError(f"{run.path} has no samples.csv") from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged or lacks the columns smiles, r ({error})") from None
+        folder = RunFolder(run.path, type(run.config))
+        best |= _of_checkpoint(folder, dag) if folder.checkpoint.exists() else _of_samples(run.path / SAMPLES)
     return sorted(best.items(), key=lambda pair: -pair[1])[:count]
+
+
+def _of_checkpoint(folder: RunFolder, dag: DAG) -> dict[str, float]:
+    best = folder.state()["evaluator"]["best"]
+    return dict(zip(dag.to_smiles(best["states"]), best["log_reward"].exp().tolist(), strict=True))  # type: ignore[attr-defined]
+
+
+def _of_samples(file: Path) -> dict[str, float]:
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return {row["smiles"]: float(row["r"]) for row in csv.DictReader(lines)}
+    except FileNotFoundError:
+        raise ValueError(f"{file.parent} has neither a checkpoint nor {SAMPLES}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged or lacks the columns smiles, r ({error})") from None
 
 
 def molecules(best: dict[str, list[tuple[str, float]]], columns: int = 6) -> bytes:
@@ -141,9 +166,7 @@ def molecules(best: dict[str, list[tuple[str, float]]], columns: int = 6) -> byt
         found += [(None, "")] * (columns - len(found))
         drawn += [molecule if molecule is not None else Chem.Mol() for molecule, _ in found]
         legends += [f"{name}: {found[0][1]}", *(legend for _, legend in found[1:])]
-    image = Draw.MolsToGridImage(
-        drawn, molsPerRow=columns, subImgSize=(220, 200), legends=legends, returnPNG=False, maxMols=len(drawn)
-    )
+    image = Draw.MolsToGridImage(drawn, molsPerRow=columns, subImgSize=(220, 200), legends=legends, returnPNG=False)
     data = io.BytesIO()
     image.save(data, format="PNG")
     return data.getvalue()

@@ -45,8 +45,9 @@ HELP = """Run a baseline on any registered environment, to compare agents with.
 
 maskable_ppo is MaskablePPO of sb3-contrib. ppo, a2c, dqn (Stable-Baselines3) and trpo, qrdqn, recurrent_ppo
 (sb3-contrib) know no masks: an invalid action leads back to its own state, and their share of invalid actions is
-reported. All of these maximise reward. random takes uniform legal actions; mcmc is Metropolis-Hastings over complete
-objects, and samples in proportion to the reward in the long run.
+reported. Where they come to prefer that to finishing, let --steps end the run. All of these maximise reward. random
+takes uniform legal actions; mcmc is Metropolis-Hastings over complete objects, and samples in proportion to the reward
+in the long run.
 
 A short run:
   python baselines/run.py --algo ppo --env-kwargs '{{"dim": 2, "side": 8}}' --trajectories 20000 --out runs/ppo

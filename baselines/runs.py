@@ -131,7 +131,7 @@ def _history(path: Path) -> list[dict[str, float]]:
 def group(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[tuple[Path, str]]]:
     """Return the runs by row, sorted by seed, and those left out as a second copy of the same run, with the reason.
 
-    Rows of one name are told apart by the settings that differ.
+    Agents come first, else rows stand in the order of `runs`; rows of one name are told apart by settings that differ.
     """
     rows: dict[str, dict[int, FinishedRun]] = {}
     copies: list[tuple[Path, str]] = []
@@ -144,7 +144,8 @@ def group(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[t
             row[run.config.seed] = run
     lists = [list(row.values()) for row in rows.values()]
     named: dict[str, list[FinishedRun]] = {}
-    for members in sorted(lists, key=lambda members: [run.path for run in runs].index(members[0].path)):
+    order = {run.path: (not isinstance(run.config, Config), place) for place, run in enumerate(runs)}
+    for members in sorted(lists, key=lambda members: min(order[run.path] for run in members)):
         alike = [other[0].settings() for other in lists if other[0].name == members[0].name]
         own = members[0].settings()
         differing = [k for k, v in own.items() if any(other.get(k) != v for other in alike)]

@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor
 
 from agents.rollout import Policy
@@ -43,6 +44,14 @@ def greedy_logits(model: Any, dag: DAG) -> Policy:
     return logits
 
 
+class IntExtractor(FlattenExtractor):
+    """SB3's one-hot code of a MultiDiscrete observation, with its size as an int: a torch LSTM takes no other."""
+
+    def __init__(self, observation_space: gymnasium.Space) -> None:
+        super().__init__(observation_space)
+        self._features_dim = int(self._features_dim)
+
+
 @dataclass(frozen=True)
 class Row:
     """An algorithm: where its class is, what it needs, and the keyword arguments that it is made with."""
@@ -54,6 +63,7 @@ class Row:
     exact: bool = True
     stochastic: bool = True
     logits: Callable[[Any, DAG], Policy] = actor_logits
+    extractor: type[FlattenExtractor] = FlattenExtractor
 
 
 _NET = {"policy_kwargs": {"net_arch": [256, 256]}}
@@ -78,6 +88,7 @@ ROWS: dict[str, Row] = {
         policy="MlpLstmPolicy",
         exact=False,
         stochastic=False,
+        extractor=IntExtractor,
     ),
     "dqn": Row("stable_baselines3:DQN", _DQN, stochastic=False, logits=greedy_logits),
     "qrdqn": Row("sb3_contrib:QRDQN", _DQN, stochastic=False, logits=greedy_logits),
@@ -132,6 +143,7 @@ class SB3Method(Method):
         for key in given:
             choose(f"keyword argument of {algorithm.__name__} in --algo-kwargs", key, accepted)
         arguments = {**self._row.defaults, **given}
+        arguments["policy_kwargs"] = {"features_extractor_class": self._row.extractor, **arguments["policy_kwargs"]}
         make: Callable[..., Any] = algorithm
         try:
             return make(self._row.policy, self.env, seed=self._config.seed, device=device, **arguments)
@@ -179,12 +191,11 @@ class SB3Method(Method):
         return torch.no_grad()(self._row.logits(self.model, self.dag))
 
     def metrics(self) -> dict[str, float]:
-        """Return the share of invalid steps since the last call, the greedy policy's return and SB3's own figures."""
+        """Return the share of invalid steps so far, the greedy policy's return and SB3's own figures."""
         evaluate: Any = evaluate_masked if self.masked else evaluate_policy
         greedy, _ = evaluate(self.model, self._greedy_env, n_eval_episodes=1, deterministic=True, warn=False)
         own = {name: float(value) for name, value in self.model.logger.name_to_value.items()}
         result = {"invalid_share": self._invalid / max(self._steps, 1), "greedy_return": float(greedy), **own}
-        self._invalid = self._steps = 0
         if hasattr(self.model, "exploration_rate"):
             result["exploration_rate"] = float(self.model.exploration_rate)
         if "train/loss" in own:
@@ -203,11 +214,13 @@ class SB3Method(Method):
             filled = buffer.buffer_size if buffer.full else buffer.pos
             replay = {name: torch.from_numpy(getattr(buffer, name)[:filled].copy()) for name in _REPLAY}
             replay |= {"pos": buffer.pos, "full": buffer.full}
-        return {"parameters": model.get_parameters(), "counters": counters, "replay": replay}
+        steps = [self._invalid, self._steps]
+        return {"parameters": model.get_parameters(), "counters": counters, "replay": replay, "steps": steps}
 
     def load_state_dict(self, state: dict) -> None:
         model = self.model
         model.set_parameters(state["parameters"], device=model.device)
+        self._invalid, self._steps = state["steps"]
         for name, value in state["counters"].items():
             setattr(model, name, value)
         if state["replay"]:

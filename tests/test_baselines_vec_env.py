@@ -38,7 +38,10 @@ def assert_equal(a, b):
             assert_equal(x, y)
     else:
         assert np.asarray(a).dtype == np.asarray(b).dtype
-        np.testing.assert_array_equal(a, b)
+        if np.asarray(a).dtype.kind == "f":  # a network's reward is rounded by the size of its batch
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7)
+        else:
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("reward_mode", ["log_reward", "reward", "soft"])
