@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -16,7 +15,16 @@ from agents.random_state import get_state, make_generator, set_state
 from agents.rollout import Policy, Trajectories
 from gfn_envs import chem, metrics
 from gfn_envs.dag import DAG
-from gfn_envs.exact import Enumeration, StateKeys, TooLargeError, canonical, enumerate_dag, first_of, log_symmetry
+from gfn_envs.exact import (
+    Enumeration,
+    StateKeys,
+    TooLargeError,
+    canonical,
+    enumerate_dag,
+    first_of,
+    log_symmetry,
+    reported_log_reward,
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,8 @@ class Evaluator:
             return
         states, log_reward, lengths = (torch.cat(part) for part in zip(*self._pending, strict=True))
         self._pending.clear()
-        states, reported = canonical(self.dag, states), self._reported(states, log_reward)
-        reward = reported.double().exp()
+        states, log_reward = canonical(self.dag, states), reported_log_reward(self.dag, states, log_reward)
+        reward = log_reward.exp()
         new = self._first_seen(self.keys(states).cpu())
         if self.molecules:
             self.molecules.add(states[new], reward[new])
@@ -92,17 +100,11 @@ class Evaluator:
             self.recent.add(self.enumeration.terminal_rank[self.enumeration.index(states)])
         if len(self.modes_found):
             self.modes_found |= self.dag.modes_hit(states).any(0).cpu()  # type: ignore[attr-defined]
-        self.best.add(states, reported)
+        self.best.add(states, log_reward)
         self._sums["reward"] += float(reward.sum())
-        self._sums["log_reward"] += float(log_reward.double().sum())
+        self._sums["log_reward"] += float(log_reward.sum())
         self._sums["length"] += float(lengths.sum())
         self._sums["count"] += len(states)
-
-    def _reported(self, states: Tensor, log_reward: Tensor) -> Tensor:
-        """Return the log of the reward that metrics report of `states [B, d]` with `log_reward [B]`, `[B]`."""
-        if self.dag.offers("reward_of"):
-            return self.dag.reward_of(states, log_reward).log()  # type: ignore[attr-defined]
-        return log_reward
 
     def _first_seen(self, keys: Tensor) -> Tensor:
         """Return the place of each key's first occurrence in `keys [B]` that was never seen before, and remember it."""
@@ -127,13 +129,13 @@ class Evaluator:
         """Return what the samples alone tell, whoever drew them; means are over those since the previous call."""
         self.flush()
         count = max(self._sums["count"], 1)
-        best = self.best.log_reward[:1].exp().tolist()
+        best = self.best.log_reward.exp()
         result: dict[str, float] = {
             "mean_reward": self._sums["reward"] / count,
             "mean_log_reward": self._sums["log_reward"] / count,
             "mean_length": self._sums["length"] / count,
-            "best_reward": best[0] if best else math.nan,
-            "top_reward": float(self.best.log_reward.exp().mean()),
+            "best_reward": float(best[:1].mean()),
+            "top_reward": float(best.mean()),
             "top_log_reward": self.best.mean_log_reward(),
             "top_diversity": self.best.diversity(),
             "unique_states": len(self.unique),
@@ -162,7 +164,8 @@ class Evaluator:
         }
 
     def _terminal_rewards(self, enumeration: Enumeration) -> Tensor:
-        return self._reported(enumeration.states[enumeration.terminal], enumeration.log_reward).double().exp()
+        states = enumeration.states[enumeration.terminal]
+        return reported_log_reward(self.dag, states, enumeration.log_reward).exp()
 
     def likelihood_metrics(self, agent: Agent, last: bool = False) -> dict[str, float]:
         """Return what P_F and P_B together tell: the ELBO, and in its turn the correlation on the test set."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,12 @@ MOLECULE_MODES = "modes_from_"
 """The metric's name, before the threshold."""
 LATEST = 1000
 """Molecules looked at for validity and novelty: the newest distinct ones."""
+
+
+def separated_modes(metrics: Iterable[str]) -> dict[str, str]:
+    """Return the names of `metrics` that count separated modes, from the lowest threshold on, with their headings."""
+    found = {float(name.removeprefix(MOLECULE_MODES)): name for name in metrics if name.startswith(MOLECULE_MODES)}
+    return {name: f"modes r >= {threshold:g}" for threshold, name in sorted(found.items())}
 
 
 class MoleculeMetrics:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from agents.checkpoint import PICTURES, SAMPLES, write_atomically
 from agents.likelihood import log_likelihood
-from agents.molecule_metrics import MOLECULE_MODES
+from agents.molecule_metrics import separated_modes
 from agents.random_state import make_generator
 from agents.rollout import Policy, rollout
 from agents.trainer import Trainer
 from gfn_envs import chem
 from gfn_envs.dag import DAG
-from gfn_envs.exact import Enumeration
+from gfn_envs.exact import Enumeration, reported_log_reward
 from gfn_envs.metrics import BestStates, pearson, spearman
 
 COLUMNS = {
@@ -38,7 +38,7 @@ COLUMNS = {
     "pearson": ("Pearson", "{:.3f}"),
     "spearman": ("Spearman", "{:.3f}"),
     "elbo": ("ELBO", "{:.3f}"),
-    "mean_log_reward": ("mean log R", "{:.3f}"),
+    "mean_log_reward": ("mean log reward", "{:.3f}"),
     "unique_states": ("unique states", "{:,.0f}"),
     "loss": ("loss", "{:.3g}"),
     "backward_loss": ("P_B loss", "{:.4g}"),
@@ -53,7 +53,7 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
         return "no evaluation yet"
     step = -(-len(history) // rows)
     shown = history[::-1][::step][::-1]
-    known = COLUMNS | {key: (heading, "{:.0f}") for key, heading in _separated_modes(history).items()}
+    known = COLUMNS | {key: (heading, "{:.0f}") for key, heading in separated_modes(history[-1]).items()}
     columns = [(heading, form, key) for key, (heading, form) in known.items() if any(key in row for row in shown)]
     lines = [[heading for heading, _, _ in columns]]
     lines += [[form.format(row[key]) if key in row else "" for _, form, key in columns] for row in shown]
@@ -109,7 +109,7 @@ def write_samples(trainer: Trainer, folder: Path) -> None:
     generator = make_generator(dag.device, trainer.config.seed)
     batch = rollout(dag, trainer.agent.policy(), dag.reset(settings.samples), generator)
     states = batch.terminal_states
-    rewards = dag.reward_of(states, batch.log_reward)  # type: ignore[attr-defined]
+    rewards = reported_log_reward(dag, states, batch.log_reward).exp()
     log_p = log_likelihood(trainer.agent, states, settings.test_rollouts, generator)
     columns = (dag.to_smiles(states), rewards.tolist(), log_p.tolist())  # type: ignore[attr-defined]
     rows = sorted(zip(*columns, strict=True), key=lambda row: -row[1])
@@ -139,15 +139,9 @@ NAMES = {
 }
 
 
-def _separated_modes(history: list[dict[str, float]]) -> dict[str, str]:
-    """Return the metrics that count separated modes of molecules, by key with their headings."""
-    found = [key for key in (history[-1] if history else {}) if key.startswith(MOLECULE_MODES)]
-    return {key: f"modes r >= {key.removeprefix(MOLECULE_MODES)}" for key in found}
-
-
 def learning_curve(history: list[dict[str, float]]) -> Figure:
     """Draw the metrics over the trajectories, one panel a kind."""
-    panels, separated = [], _separated_modes(history)
+    panels, separated = [], separated_modes(history[-1] if history else ())
     names = NAMES | separated
     for title, keys, scale in (*PANELS, ("separated modes found", tuple(separated), "linear")):
         # A logarithmic scale has no place for what is never positive, such as the loss of a P_B that does not learn.

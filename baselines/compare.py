@@ -29,12 +29,13 @@ from torch import Tensor
 
 from agents.checkpoint import write_atomically
 from agents.evaluation import enumerate_within
+from agents.molecule_metrics import separated_modes
 from agents.report import png
 from baselines import figures
 from baselines.runs import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from gfn_envs import make
 from gfn_envs.dag import DAG
-from gfn_envs.exact import Enumeration
+from gfn_envs.exact import Enumeration, reported_log_reward
 from gfn_envs.metrics import l1, total_variation
 from gfn_envs.registry import load
 
@@ -54,6 +55,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "modes_found": ("modes found", "{:.1f}"),
     "mean_reward": ("mean reward", "{:.3g}"),
     "mean_reward_exact": ("mean reward exact", "{:.3g}"),
+    "top_reward": ("r of best 100", "{:.3f}"),
     "top_log_reward": ("log R of best 100", "{:.2f}"),
     "top_diversity": ("their diversity", "{:.2f}"),
     "mean_length": ("steps an object", "{:.1f}"),
@@ -61,7 +63,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "acceptance": ("accepted", "{:.2f}"),
     "seconds": ("seconds", "{:.0f}"),
 }
-"""Metric -> heading and format; a column appears if some run has it."""
+"""Metric -> heading and format."""
 MEANING = """Means over the seeds, with 95 % bootstrap intervals of the mean in brackets where they are wider than what
 is printed; of few seeds these are about the range from least to greatest. TV exact: half of sum |p - R/Z|, p what the
 policy of that moment ends in (0 is perfect, 1 the worst); of dqn and qrdqn the greedy policy, of algorithms without
@@ -107,16 +109,28 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def columns(rows: Iterable[dict[str, float]]) -> dict[str, tuple[str, str]]:
+    """Return the metrics that some of the `rows` have, with headings and formats.
+
+    The best 100 are told by r where there are modes of molecules, and by log R otherwise.
+    """
+    have = {key for row in rows for key in row}
+    modes = {key: (heading, "{:.0f}") for key, heading in separated_modes(have).items()}
+    have.discard("top_log_reward" if modes else "top_reward")
+    return {key: column for key, column in (modes | COLUMNS).items() if key in have}
+
+
 def table(groups: dict[str, list[FinishedRun]], reward_calls: int, extra: dict[str, dict[str, float]]) -> list[tuple]:
     """Return the rows of the table, the heading first; `extra` are rows of known figures, such as exact samples'."""
     measured = {name: [run.at(reward_calls) for run in runs] for name, runs in groups.items()}
-    columns = [key for key in COLUMNS if any(key in row for rows in measured.values() for row in rows)]
-    lines: list[tuple] = [("", "seeds", *(COLUMNS[key][0] for key in columns))]
+    shown = columns(row for rows in measured.values() for row in rows)
+    lines: list[tuple] = [("", "seeds", *(heading for heading, _ in shown.values()))]
     for name, rows in measured.items():
-        values = {key: [row[key] for row in rows if key in row] for key in columns}
-        lines.append((name, str(len(rows)), *(_cell(COLUMNS[key][1], values[key]) for key in columns)))
+        values = {key: [row[key] for row in rows if key in row] for key in shown}
+        lines.append((name, str(len(rows)), *(_cell(form, values[key]) for key, (_, form) in shown.items())))
     for name, row in extra.items():
-        lines.append((name, "", *(COLUMNS[key][1].format(row[key]) if key in row else ABSENT for key in columns)))
+        cells = (form.format(row[key]) if key in row else ABSENT for key, (_, form) in shown.items())
+        lines.append((name, "", *cells))
     return lines
 
 
@@ -131,12 +145,13 @@ def _cell(form: str, values: list[float]) -> str:
 def remarks(groups: dict[str, list[FinishedRun]], reward_calls: int) -> list[str]:
     """Return what a reader of the table has to know: single seeds, missing metrics, evaluations far off."""
     found = []
+    shown = columns(run.at(reward_calls) for runs in groups.values() for run in runs)
     single = [name for name, runs in groups.items() if len(runs) == 1]
     if single:
         found.append(f"One seed only, hence no interval: {', '.join(single)}.")
     for name, runs in groups.items():
         rows = [run.at(reward_calls) for run in runs]
-        for key, (heading, _) in COLUMNS.items():
+        for key, (heading, _) in shown.items():
             without = [run.path.name for run, row in zip(runs, rows, strict=True) if key not in row]
             if 0 < len(without) < len(runs):
                 found.append(f"{name}: {heading} is missing in {', '.join(without)}; the mean is over the other seeds.")
@@ -146,11 +161,10 @@ def remarks(groups: dict[str, list[FinishedRun]], reward_calls: int) -> list[str
                     f"{name}, seed {run.config.seed}: measured after {row['reward_calls']:,} reward calls, its "
                     f"evaluation nearest to {reward_calls:,}."
                 )
-    have = {key for runs in groups.values() for run in runs for key in run.at(reward_calls)}
-    for key in COLUMNS:
+    for key, (heading, _) in shown.items():
         lacking = [name for name, runs in groups.items() if not any(key in run.at(reward_calls) for run in runs)]
-        if key in have and lacking and key not in ("invalid_share", "acceptance"):
-            found.append(f"No {COLUMNS[key][0]} of: {', '.join(lacking)}.")
+        if lacking and key not in ("invalid_share", "acceptance"):
+            found.append(f"No {heading} of: {', '.join(lacking)}.")
     return found
 
 
@@ -161,9 +175,7 @@ def exact_samples(dag: DAG, enumeration: Enumeration, count: int) -> dict[str, f
     ranks = torch.multinomial(target, count, replacement=True, generator=generator)
     drawn = torch.bincount(ranks, minlength=len(target)).double() / count
     states = enumeration.states[enumeration.terminal]
-    reward = enumeration.log_reward.exp().cpu()
-    if dag.offers("reward_of"):
-        reward = dag.reward_of(states, enumeration.log_reward.float()).double().cpu()  # type: ignore[attr-defined]
+    reward = reported_log_reward(dag, states, enumeration.log_reward).exp().cpu()
     mean = float((target * reward).sum())
     row = {"total_variation_exact": total_variation(target, target), "l1_empirical": l1(drawn, target)}
     row |= {"mean_reward": float(reward[ranks].mean()), "mean_reward_exact": mean}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agents.checkpoint import SAMPLES, RunFolder
 from agents.config import Config
+from agents.molecule_metrics import separated_modes
 from baselines.runs import FinishedRun
 from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration
@@ -28,7 +29,9 @@ CURVES = (
     ("mean_reward", "mean reward, latest samples", "linear"),
     ("top_log_reward", "mean log R of the best 100", "linear"),
 )
-"""Metric, name and scale of the rows of the learning curves; those that some run has are drawn, at most four."""
+"""Metric, name and scale of the rows of the learning curves; those that some run has are drawn, at most four.
+
+Modes of molecules, from the middle threshold on, come after the fourth."""
 AXES = (
     ("trajectories", "trajectories", "linear"),
     ("reward_calls", "reward calls", "linear"),
@@ -42,7 +45,9 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
     Thin lines are runs, thick ones means over seeds; agents' are solid, baselines' dashed.
     """
     present = {name for runs in groups.values() for run in runs for row in run.history for name in row}
-    rows = [row for row in CURVES if row[0] in present][:4]
+    modes = list(separated_modes(present).items())
+    middle = [(key, heading, "linear") for key, heading in modes[len(modes) // 2 :][:1]]
+    rows = [row for row in (*CURVES[:4], *middle, *CURVES[4:]) if row[0] in present][:4]
     colors = colormaps["tab20" if len(groups) > 10 else "tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
     figure = Figure(figsize=(14, 3.2 * max(1, len(rows)) + 0.9), layout="constrained")
     grid = figure.subplots(max(1, len(rows)), len(AXES), squeeze=False, sharey="row")

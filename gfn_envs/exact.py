@@ -195,6 +195,16 @@ def log_symmetry(dag: DAG, states: Tensor) -> Tensor:
     return torch.zeros(len(states), device=states.device)
 
 
+def reported_log_reward(dag: DAG, states: Tensor, log_reward: Tensor) -> Tensor:
+    """Return the log of what metrics report as reward of terminal `states [B, d]` with `log_reward [B]`, float64 `[B]`.
+
+    It is log R, or log r where the DAG's `reward_of` tells r.
+    """
+    if dag.offers("reward_of"):
+        return dag.reward_of(states, log_reward).double().log()  # type: ignore[attr-defined]
+    return log_reward.double()
+
+
 def first_of(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the distinct ones of int64 `keys [B]`, the place of each key among them, and where each first occurs."""
     distinct, inverse = torch.unique(keys, return_inverse=True)

@@ -52,6 +52,23 @@ def flags(config: Config, *others: str) -> list[str]:
     return [*given, "--no-progress", *others]
 
 
+@pytest.mark.parametrize("symmetry", ["exact", "reference"])
+@pytest.mark.parametrize("env", IDS)
+def test_rewards_of_metrics_are_r_whatever_is_trained_on(env, symmetry) -> None:
+    dag = gfn_envs.make(env, symmetry=symmetry)
+    evaluator = Evaluator(dag, settings(env).eval)
+    states = dag.test_states()
+    states = states[dag.log_symmetry(states).argsort(descending=True)[:40]]
+    evaluator.add_objects(states, dag.log_reward(states), torch.ones(len(states)))
+    found, r = evaluator.sample_metrics(), dag.rewards(states).double()
+    assert float(dag.log_symmetry(states).max()) > 0
+    assert found["mean_reward"] == pytest.approx(float(r.mean()), rel=1e-5)
+    assert found["mean_log_reward"] == pytest.approx(float(r.log().mean()), rel=1e-5)
+    assert found["best_reward"] == pytest.approx(float(r.max()), rel=1e-5)
+    assert found["top_reward"] == pytest.approx(float(r.mean()), rel=1e-5)
+    assert found["top_log_reward"] == pytest.approx(float(r.log().mean()), rel=1e-5)
+
+
 def test_every_id_that_gives_smiles_is_tested_here() -> None:
     assert list(SMALL) == IDS
 
