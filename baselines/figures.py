@@ -27,7 +27,7 @@ CURVES = (
     ("spearman", "Spearman on the test set", "linear"),
     ("modes_found", "modes found", "linear"),
     ("mean_reward", "mean reward, latest samples", "linear"),
-    ("top_log_reward", "mean log R of the best 100", "linear"),
+    ("top_log_reward", "mean log reward of the best 100", "linear"),
 )
 """Metric, name and scale of the rows of the learning curves; those that some run has are drawn, at most four.
 
@@ -45,9 +45,8 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
     Thin lines are runs, thick ones means over seeds; agents' are solid, baselines' dashed.
     """
     present = {name for runs in groups.values() for run in runs for row in run.history for name in row}
-    modes = list(separated_modes(present).items())
-    middle = [(key, heading, "linear") for key, heading in modes[len(modes) // 2 :][:1]]
-    rows = [row for row in (*CURVES[:4], *middle, *CURVES[4:]) if row[0] in present][:4]
+    modes = [(key, heading, "linear") for key, heading in separated_modes(present).items()]
+    rows = [row for row in (*CURVES[:4], *modes[len(modes) // 2 :][:1], *CURVES[4:]) if row[0] in present][:4]
     colors = colormaps["tab20" if len(groups) > 10 else "tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
     figure = Figure(figsize=(14, 3.2 * max(1, len(rows)) + 0.9), layout="constrained")
     grid = figure.subplots(max(1, len(rows)), len(AXES), squeeze=False, sharey="row")
