@@ -46,12 +46,23 @@ class NetworkSettings:
     """One torso for P_F, P_B and the flow; otherwise each has its own."""
 
 
-@dataclass(frozen=True)
 class RunSettings:
-    """The way to JSON and back of the settings of a run, of whatever kind."""
+    """What the settings of all runs have in common; a subclass is a dataclass, and says what they mean."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     extends: ClassVar[tuple[str, ...]] = ("trajectories",)
     """Settings that may change when the run goes on."""
+
+    env: str
+    env_kwargs: str
+    seed: int
+
+    def parsed_env_kwargs(self) -> dict[str, Any]:
+        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
+        kwargs = json_object("--env-kwargs", self.env_kwargs)
+        if "device" in kwargs:
+            raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
+        return kwargs
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
@@ -77,14 +88,6 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{flag} must be a JSON object like '{{\"dim\": 2}}', got {text!r}")
     return values
-
-
-def env_arguments(text: str) -> dict[str, Any]:
-    """Return the environment's keyword arguments in --env-kwargs; `ValueError` if it is not a JSON object."""
-    kwargs = json_object("--env-kwargs", text)
-    if "device" in kwargs:
-        raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
-    return kwargs
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,6 @@ class Config(RunSettings):
     dqn: DQNSettings = field(default_factory=DQNSettings)
     net: NetworkSettings = field(default_factory=NetworkSettings)
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
-
-    def parsed_env_kwargs(self) -> dict[str, Any]:
-        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
-        return env_arguments(self.env_kwargs)
 
 
 _SECTIONS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from agents.config import RunSettings, env_arguments, json_object
+from agents.config import RunSettings, json_object
 from agents.evaluation import EvaluationSettings
 
 
@@ -40,10 +40,6 @@ class BaselineConfig(RunSettings):
     algo_kwargs: str = "{}"
     """Keyword arguments of the algorithm as JSON, which replace those listed above."""
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
-
-    def parsed_env_kwargs(self) -> dict[str, Any]:
-        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
-        return env_arguments(self.env_kwargs)
 
     def parsed_algo_kwargs(self) -> dict[str, Any]:
         """Return `algo_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
