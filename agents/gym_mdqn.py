@@ -1,6 +1,6 @@
 """Munchausen DQN for any Gymnasium environment with a Discrete action space and `info["action_mask"]`.
 
-    python -m agents.gym_mdqn --env Taxi-v4 --steps 50000 --out runs/taxi
+    python -m agents.gym_mdqn --env Taxi-v4 --steps 50000 --out runs/taxi.pt
 
 Source: Vieillard et al. 2020 (arXiv 2007.14430); the target is the one of `agents.mdqn`, with a discount.
 """

@@ -172,8 +172,10 @@ def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(a
         "env_kwargs": '{"max_atoms": 3}',
         "trajectories": 96_000,
         "batch_size": 64,
+        "epsilon": 0.5,
         "epsilon_trajectories": 96_000,
-        "optim.lr": 1e-3,
+        "optim.lr": 3e-3,
+        "optim.lr_decay": 0.998,
         "eval_every": 500,
         "eval.test_every": 0,
         "eval.elbo_samples": 0,
@@ -183,5 +185,6 @@ def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(a
     settings = with_values(preset("gfn/QM9-v0", agent), changes)
     trainer = build_trainer(settings, make_dag(settings))
     trainer.train(lambda metrics: None, lambda: False, progress=False)
-    # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15.
+    # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15, one that misses the ring
+    # of three oxygens, behind a chain that is seldom sampled, above 0.048.
     assert trainer.history[-1]["total_variation_exact"] < 0.05
