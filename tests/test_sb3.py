@@ -15,12 +15,13 @@ import gfn_envs
 IDS = gfn_envs.registered()
 
 
+@pytest.mark.parametrize("reward_mode", ["log_reward", "reward", "soft"])
 @pytest.mark.parametrize("env_id", IDS)
-def test_sb3_checker_has_no_complaint(env_id):
+def test_sb3_checker_has_no_complaint(env_id, reward_mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gym.make(env_id), skip_render_check=True)
-        check_env(gfn_envs.BackwardWalk(gym.make(env_id)))
+        check_env(gym.make(env_id, reward_mode=reward_mode), skip_render_check=True)
+        check_env(gfn_envs.BackwardWalk(gym.make(env_id, reward_mode=reward_mode)))
 
 
 @pytest.mark.parametrize("env_id", IDS)
