@@ -30,7 +30,10 @@ class ToSB3VecEnv(VecEnv):
 
     def __init__(self, env: DAGVectorEnv) -> None:
         if env.autoreset_mode is not AutoresetMode.SAME_STEP:
-            raise ValueError(f"autoreset_mode must be AutoresetMode.SAME_STEP for SB3, got {env.autoreset_mode}.")
+            raise ValueError(
+                'SB3 wants finished rows reset in the same step: gym.make_vec(id, ..., autoreset_mode="SameStep"); '
+                f"this environment has {env.autoreset_mode}."
+            )
         self.env = env
         self._rows = [_Row(self, row) for row in range(env.num_envs)]
         self.masks = env.action_masks()

@@ -147,5 +147,5 @@ def test_rows_show_what_they_share_and_refuse_to_be_set():
 
 
 def test_another_autoreset_mode_is_refused():
-    with pytest.raises(ValueError, match="SAME_STEP"):
+    with pytest.raises(ValueError, match="SameStep"):
         ToSB3VecEnv(gym.make_vec("gfn/Hypergrid-v0", num_envs=2))

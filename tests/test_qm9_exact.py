@@ -165,7 +165,7 @@ def test_symmetry_and_masks_count_what_plain_python_counts(max_atoms: int) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("agent", "backward"), [("mdqn", "tlm"), ("db", "tlm"), ("tb", "uniform"), ("subtb", "naive")])
+@pytest.mark.parametrize(("agent", "backward"), [("mdqn", "tlm"), ("db", "tlm"), ("tb", "uniform"), ("tb", "tlm")])
 def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(agent: str, backward: str) -> None:
     changes = {
         "backward": backward,
@@ -182,9 +182,11 @@ def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(a
         "net.width": 32,
         "net.layers": 2,
     }
+    if agent == "mdqn":  # terminal edges of weight 10 and a slow target leave the rest of the graph behind: 0.066
+        changes |= {"dqn.leaf_weight": 1.0, "dqn.target_rate": 0.25}
     settings = with_values(preset("gfn/QM9-v0", agent), changes)
     trainer = build_trainer(settings, make_dag(settings))
     trainer.train(lambda metrics: None, lambda: False, progress=False)
     # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15, one that misses the ring
-    # of three oxygens, behind a chain that is seldom sampled, above 0.048.
-    assert trainer.history[-1]["total_variation_exact"] < 0.05
+    # of three oxygens, behind a chain that is seldom sampled, above 0.047.
+    assert trainer.history[-1]["total_variation_exact"] < 0.045
