@@ -241,9 +241,7 @@ def _no_sums() -> dict[str, float]:
 
 
 def enumerate_within(dag: DAG, max_edges: int) -> Enumeration | None:
-    """Enumerate `dag` if it has at most `max_edges` edges; a hundredth of them where slots are renamed."""
-    if dag.offers("canonical"):
-        max_edges //= 100
+    """Enumerate `dag` unless `max_edges` is 0 or too few; see `enumerate_dag`."""
     try:
         return enumerate_dag(dag, max_edges) if max_edges > 0 else None
     except TooLargeError:

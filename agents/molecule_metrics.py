@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -33,6 +34,7 @@ class MoleculeMetrics:
         self.dag = dag
         self.modes = chem.SeparatedModes(dag.mode_thresholds)  # type: ignore[attr-defined]
         self.latest = torch.zeros(0, dag.state_dim, dtype=torch.int64)
+        self._novel(self.latest)  # so that a damaged file of known molecules shows at once
 
     def smiles(self, states: Tensor) -> list[str]:
         """Return the molecules `[B, d]` as SMILES."""
@@ -40,7 +42,7 @@ class MoleculeMetrics:
 
     def add(self, states: Tensor, rewards: Tensor) -> None:
         """Take distinct molecules `[B, d]` not seen before, with their rewards `[B]`, into account."""
-        good = rewards >= min(self.modes.thresholds)
+        good = rewards >= min(self.modes.thresholds, default=math.inf)
         self.modes.add(self.smiles(states[good]), rewards[good].tolist())
         self.latest = torch.cat([self.latest, states[-LATEST:].cpu()])[-LATEST:]
 
@@ -54,10 +56,14 @@ class MoleculeMetrics:
         if len(self.latest):
             valid = chem.valid(self.smiles(self.latest))
             result["valid_share"] = sum(valid) / len(valid)
-            if self.dag.offers("is_novel"):
-                novel: Tensor = self.dag.is_novel(self.latest.to(self.dag.device))  # type: ignore[attr-defined]
+            novel = self._novel(self.latest)
+            if novel is not None:
                 result["novel_share"] = float(novel.double().mean())
         return result
+
+    def _novel(self, states: Tensor) -> Tensor | None:
+        """Return bool `[B]`, which of `states [B, d]` are new to the literature; None where the DAG cannot tell."""
+        return self.dag.is_novel(states.to(self.dag.device)) if self.dag.offers("is_novel") else None  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict:
         """Return the modes and the latest molecules."""

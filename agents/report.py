@@ -64,10 +64,9 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
 def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
     """Draw the run's pictures into `folder` and return the paths of those that apply."""
     curve, comparison, paths, scatter, top = (folder / name for name in PICTURES)
-    figures: dict[Path, Figure | Image] = {
-        curve: learning_curve(trainer.history),
-        paths: trajectories(trainer.dag, trainer.agent.policy(), trainer.config.seed),
-    }
+    figures: dict[Path, Figure | Image] = {curve: learning_curve(trainer.history)}
+    if chem.installed() or not trainer.dag.offers("to_smiles"):
+        figures[paths] = trajectories(trainer.dag, trainer.agent.policy(), trainer.config.seed)
     if trainer.evaluator.test_set:
         figures[scatter] = likelihood(trainer.evaluator.test_set)
     if trainer.evaluator.enumeration:
@@ -97,8 +96,11 @@ def png(picture: Figure | Image) -> bytes:
 
 def top_molecules(dag: DAG, best: BestStates, count: int = 24) -> Image:
     """Draw the molecules of highest reward so far, each with its reward."""
-    smiles = dag.to_smiles(best.states[:count].to(dag.device))  # type: ignore[attr-defined]
-    return chem.grid(smiles, [f"{reward:.3f}" for reward in best.log_reward[:count].exp().tolist()])
+    smiles = dag.to_smiles(best.states.to(dag.device))  # type: ignore[attr-defined]
+    # Several states may be one molecule: of each, the first, hence the best.
+    rewards = dict(zip(reversed(smiles), reversed(best.log_reward.exp().tolist()), strict=True))
+    shown = sorted(rewards.items(), key=lambda pair: -pair[1])[:count]
+    return chem.grid([text for text, _ in shown], [f"{reward:.3f}" for _, reward in shown])
 
 
 def write_samples(trainer: Trainer, folder: Path) -> None:

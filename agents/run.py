@@ -119,13 +119,14 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
         flush=True,
     )
     if trainer.dag.offers("to_smiles") and not trainer.evaluator.molecules:
-        print("RDKit is not installed: no modes, no samples.csv (pip install 'gfn-envs[molecules]')", file=sys.stderr)
+        print("RDKit is not installed: no modes, no molecules (pip install 'gfn-envs[molecules]')", file=sys.stderr)
 
     def close(finished: bool) -> list[Path]:
+        pictures = report.draw_all(trainer, folder.path)
         if finished:
             report.write_samples(trainer, folder.path)
             folder.write_summary(command.summary(trainer, ("agent", "backward", "env", "seed")))
-        return report.draw_all(trainer, folder.path)
+        return pictures
 
     loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
     return command.follow(folder, trainer, loggers, options.progress, close)

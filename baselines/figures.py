@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 from agents.checkpoint import SAMPLES, RunFolder
@@ -66,9 +66,9 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
             if metric == "modes_found":
                 axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xscale(axis_scale)
-            if axis_scale == "linear":
-                axes.xaxis.set_major_locator(MaxNLocator(4))
-                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.xaxis.set_major_locator(MaxNLocator(4) if axis_scale == "linear" else LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(label)
             axes.grid(alpha=0.3)
         row[0].set_ylabel(title)

@@ -7,6 +7,7 @@ Source: modes of reward above a threshold and Tanimoto similarity below 0.7 to e
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ class SeparatedModes:
     def add(self, smiles: Sequence[str], rewards: Sequence[float]) -> None:
         """Take molecules with their rewards into account."""
         ranked = sorted(zip(rewards, smiles, strict=True), key=lambda pair: -pair[0])
-        ranked = [pair for pair in ranked if pair[0] >= min(self.thresholds)]
+        ranked = [pair for pair in ranked if pair[0] >= min(self.thresholds, default=math.inf)]
         for (reward, each), fingerprint in zip(ranked, fingerprints([each for _, each in ranked]), strict=True):
             for threshold, modes, prints in zip(self.thresholds, self.modes, self._prints, strict=True):
                 if reward >= threshold and max(similarities(fingerprint, prints), default=0.0) < MOST_SIMILAR:

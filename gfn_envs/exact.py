@@ -212,11 +212,18 @@ def first_of(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return distinct, inverse, torch.full_like(distinct, len(keys)).scatter_reduce_(0, inverse, places, "amin")
 
 
+RENAMING = 100
+"""How many times as long an edge takes where slots are renamed."""
+
+
 def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
     """Enumerate every state and edge of `dag` by `step` and the masks alone, up to the renaming of slots if it has one.
 
-    Raises `TooLargeError` as soon as more than `max_edges` edges are certain, before they are stored.
+    Raises `TooLargeError` as soon as more than `max_edges` edges are certain, before they are stored; where slots are
+    renamed, an edge counts for `RENAMING`.
     """
+    if dag.offers("canonical"):
+        max_edges //= RENAMING
     keys = StateKeys(dag)
     frontier, seen = dag.reset(1), torch.empty(0, dtype=torch.int64, device=dag.device)
     found, depths, edges, num_edges, depth = [], [], [], 0, 0

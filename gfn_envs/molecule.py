@@ -10,7 +10,7 @@ import importlib
 import math
 import textwrap
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +58,15 @@ class MoleculeDAG(DAG):
             long as it is among the last `CACHE_SIZE`.
         symmetry: `"exact"` or `"reference"`.
         beta: the exponent of r, positive.
+        mode_thresholds: rewards r from which on a molecule may count as a mode; None for those of the built-in reward,
+            and for none at all with a callable.
         device: where its tensors live.
     """
 
     built_in: str
     """Name of the built-in reward."""
+    built_in_thresholds: tuple[float, ...]
+    """The built-in reward's `mode_thresholds`."""
     mode_thresholds: tuple[float, ...]
     """Rewards r from which on a molecule may count as a mode, increasing."""
 
@@ -72,6 +76,7 @@ class MoleculeDAG(DAG):
         reward_input: str,
         symmetry: str,
         beta: float,
+        mode_thresholds: Sequence[float] | None,
         device: str | torch.device,
     ) -> None:
         super().__init__(device)
@@ -82,6 +87,9 @@ class MoleculeDAG(DAG):
         takes_states = choose("reward_input", reward_input, REWARD_INPUT)
         own = _callable(reward, self.built_in)
         self._own_reward = _CachedReward(self, *own, takes_states) if own else None
+        if mode_thresholds is None:
+            mode_thresholds = () if own else self.built_in_thresholds
+        self.mode_thresholds = _increasing(mode_thresholds)
 
     @abstractmethod
     def built_in_rewards(self, states: Tensor) -> Tensor:
@@ -100,7 +108,7 @@ class MoleculeDAG(DAG):
         """Return an RDKit molecule, sanitised, for each of `states [B, d]`, complete or not."""
 
     @property
-    def reward_calls(self) -> int:
+    def molecules_scored(self) -> int:
         """Number of molecules handed to the user's callable so far; 0 with the built-in reward."""
         return self._own_reward.calls if self._own_reward else 0
 
@@ -153,8 +161,18 @@ class MoleculeDAG(DAG):
         (molecule,), (text,) = self.to_molecules(path[-1:]), self.describe(path[-1:])
         if molecule.GetNumAtoms():
             axes.imshow(draw.MolToImage(molecule, size=(600, 600)))
-        axes.set_title("\n".join(textwrap.wrap(text, 44)), fontsize=8)
+        axes.set_title("\n".join(textwrap.wrap(text, 40, break_on_hyphens=False)), fontsize=7)
         axes.set_axis_off()
+
+
+def _increasing(thresholds: Sequence[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(sorted(map(float, thresholds)))
+    except (TypeError, ValueError):
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"mode_thresholds must be a list of finite numbers or None, got {thresholds!r}.")
+    return found
 
 
 def _callable(reward: str | Callable[..., Any], built_in: str) -> tuple[Callable[..., Any], str] | None:

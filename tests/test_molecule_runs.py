@@ -211,6 +211,8 @@ def test_without_rdkit_a_run_trains_and_says_what_is_missing(tmp_path, monkeypat
     assert "mean_reward" in last
     assert not any(key.startswith("modes_from_") for key in last)
     assert not (tmp_path / "samples.csv").exists()
+    assert (tmp_path / "learning_curve.png").exists()
+    assert not (tmp_path / "trajectories.png").exists()  # of molecules
 
 
 def test_a_small_instance_that_no_test_object_fits_has_no_correlation() -> None:

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 import gfn_envs
-from gfn_envs import QM9, check_dag
+from gfn_envs import QM9, check_dag, enumerate_dag
+from gfn_envs.exact import TooLargeError
 from gfn_envs.molecule import require_rdkit
 from gfn_envs.qm9 import dag as qm9_dag
+from gfn_envs.qm9 import predict_gap
 from gfn_envs.qm9.gap import AROMATIC, bond_labels
 from gfn_envs.qm9.molecules import decode, encode
 
@@ -313,7 +315,7 @@ def test_the_built_in_reward_is_the_clipped_gap() -> None:
     _, ends = play(dag, 200, seed=6)
     gap = qm9_dag.load_gap_network("cpu")(*dag.coloured(ends))
     torch.testing.assert_close(dag.rewards(ends), (1 - (gap - 0.1760) / 0.5975).clamp(1e-4, 2))
-    assert dag.reward_calls == 0
+    assert dag.molecules_scored == 0
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.1760, 5.0])
@@ -375,6 +377,9 @@ def test_what_is_not_among_the_known_keys_is_novel(tmp_path, monkeypatch: pytest
         save_file({"keys": dag.graph_keys(molecules)[kept].sort().values}, path)
         monkeypatch.setattr(qm9_dag, "KNOWN", path)
         assert QM9().is_novel(molecules).tolist() == [i not in kept for i in range(5)]
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"missing or damaged .*reinstall"):
+        QM9().is_novel(molecules)
 
 
 def test_the_shipped_keys_know_the_molecules_of_qm9() -> None:
@@ -474,7 +479,7 @@ def test_a_callable_on_smiles_gets_distinct_unknown_molecules_once() -> None:
     torch.testing.assert_close(dag.log_reward(states), 2 * torch.tensor([4, 4, 2, 4]).log())
     assert dag.rewards(dag.from_smiles(["C", "N"])).tolist() == [2, 2]
     assert asked == [["CCO", "C"], ["N"]]
-    assert dag.reward_calls == 3
+    assert dag.molecules_scored == 3
     assert dag.rewards(dag.reset(2)).tolist() == [1, 1]
     assert len(asked) == 2
 
@@ -492,7 +497,25 @@ def test_a_callable_on_states_gets_canonical_states() -> None:
     (batch,) = asked
     assert sorted(dag.to_smiles(batch)) == ["C", "CCO"]
     assert torch.equal(dag.canonical(batch), batch)
-    assert dag.reward_calls == 2
+    assert dag.molecules_scored == 2
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_what_is_no_list_of_smiles_is_refused(given) -> None:
+    for function in (QM9().from_smiles, predict_gap):
+        with pytest.raises(ValueError, match="smiles must be a list"):
+            function(given)
+
+
+def test_thresholds_of_modes_are_those_of_the_reward() -> None:
+    assert QM9().mode_thresholds == (1.04, 1.05, 1.08)
+    assert QM9(reward=sizes).mode_thresholds == ()
+    assert QM9(reward=sizes, mode_thresholds=[5, 2]).mode_thresholds == (2, 5)
+
+
+def test_the_whole_graph_is_refused_at_once() -> None:
+    with pytest.raises(TooLargeError):
+        enumerate_dag(QM9())
 
 
 def test_the_cache_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,9 +524,9 @@ def test_the_cache_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     alkanes = dag.from_smiles(["C" * n for n in range(1, 7)])
     assert dag.rewards(alkanes).tolist() == [2, 3, 4, 5, 6, 7]
     assert dag.rewards(alkanes[3:]).tolist() == [5, 6, 7]
-    assert dag.reward_calls == 6
+    assert dag.molecules_scored == 6
     assert dag.rewards(alkanes).tolist() == [2, 3, 4, 5, 6, 7]
-    assert dag.reward_calls == 9
+    assert dag.molecules_scored == 9
 
 
 def test_a_callable_may_be_named_as_the_registry_does() -> None:

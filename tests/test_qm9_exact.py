@@ -187,6 +187,6 @@ def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(a
     settings = with_values(preset("gfn/QM9-v0", agent), changes)
     trainer = build_trainer(settings, make_dag(settings))
     trainer.train(lambda metrics: None, lambda: False, progress=False)
-    # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15, one that misses the ring
-    # of three oxygens, behind a chain that is seldom sampled, above 0.047.
+    # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15, one that misses the
+    # ring of three oxygens, behind a chain that is seldom sampled, above 0.047.
     assert trainer.history[-1]["total_variation_exact"] < 0.045

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,12 +71,12 @@ class QM9(MoleculeDAG):
     Args:
         max_atoms: most atoms other than hydrogen, 1 to 9 (the literature: 8).
         max_rings: most independent rings, bonds - atoms + 1; 10, the most that nine atoms can have, limits nothing.
-        symmetry, beta, reward, reward_input, device: as in `gfn_envs.molecule.MoleculeDAG`; the built-in reward is
-            `"gap"`.
+        symmetry, beta, reward, reward_input, mode_thresholds, device: as in `gfn_envs.molecule.MoleculeDAG`; the
+            built-in reward is `"gap"`.
     """
 
     built_in = "gap"
-    mode_thresholds = (1.04, 1.05, 1.08)
+    built_in_thresholds = (1.04, 1.05, 1.08)
 
     def __init__(
         self,
@@ -85,9 +86,10 @@ class QM9(MoleculeDAG):
         beta: float = 10.0,
         reward: str | Callable[..., Any] = "gap",
         reward_input: str = "smiles",
+        mode_thresholds: Sequence[float] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(reward, reward_input, symmetry, beta, device)
+        super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, device)
         self.max_atoms = slots = integer_at_least("max_atoms", max_atoms, 1)
         if slots > MAX_ATOMS:
             raise ValueError(f"max_atoms must be at most {MAX_ATOMS}, as in QM9, got {max_atoms!r}.")
@@ -250,7 +252,12 @@ class QM9(MoleculeDAG):
 
     @cached_property
     def _known(self) -> Tensor:
-        return load_file(KNOWN)["keys"].to(self.device)
+        try:
+            return load_file(KNOWN)["keys"].to(self.device)
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"{KNOWN}, the keys of QM9, is missing or damaged ({error}): reinstall gfn-envs."
+            ) from None
 
     def test_states(self) -> Tensor:
         """Return the test set, molecules of QM9 that the gap network was not trained on, terminal states `[M, d]`.

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from gfn_envs.errors import several
 from gfn_envs.qm9.molecules import MAX_ATOMS, from_smiles, types_and_orders
 
 WEIGHTS = Path(__file__).with_name("gap.safetensors")
@@ -172,5 +173,5 @@ def predict_gap(smiles: str | Sequence[str]) -> Tensor:
 
     Raises `ValueError` for what is not one neutral molecule of at most 9 atoms C, N, O and F besides hydrogens.
     """
-    states = from_smiles([smiles] if isinstance(smiles, str) else smiles)
+    states = from_smiles(several(smiles))
     return torch.cat([_network()(*types_and_orders(chunk)) for chunk in states.split(CHUNK)])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gfn_envs.errors import several
 from gfn_envs.molecule import require_rdkit
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def from_smiles(smiles: Sequence[str], max_atoms: int = MAX_ATOMS) -> Tensor:
     """
     if isinstance(smiles, str):
         raise ValueError(f"smiles must be a list of SMILES, got the single text {smiles!r}: write [{smiles!r}].")
+    smiles = several(smiles)
     chem = require_rdkit()
     indices = pair_indices(max_atoms, torch.device("cpu")).tolist()
     width = max_atoms * (max_atoms + 1) // 2 + 1

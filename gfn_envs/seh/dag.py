@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from gfn_envs.dag import GraphView
 from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.molecule import MoleculeDAG
-from gfn_envs.seh.features import load_proxy
+from gfn_envs.seh.features import load_proxy, rdBase
 from gfn_envs.seh.fragments import MAX_STEMS, Block, Chem, Fragments, assemble, published_blocks
 from gfn_envs.seh.trees import TreeScorer
 
@@ -70,12 +70,12 @@ class SEH(MoleculeDAG):
         max_fragments: most fragments, 1 to 9 (some of the literature: 8).
         fragments: `"published"`, the 72 fragments of the published task, which are downloaded on first use, or a list
             of fragments `(SMILES, indices of the atoms that are stems)`.
-        symmetry, beta, reward, reward_input, device: as in `gfn_envs.molecule.MoleculeDAG`; the built-in reward is
-            `"proxy"`, whose weights are downloaded on first use.
+        symmetry, beta, reward, reward_input, mode_thresholds, device: as in `gfn_envs.molecule.MoleculeDAG`; the
+            built-in reward is `"proxy"`, whose weights are downloaded on first use.
     """
 
     built_in = "proxy"
-    mode_thresholds = (0.875, 0.9375, 1.0)
+    built_in_thresholds = (0.875, 0.9375, 1.0)
 
     def __init__(
         self,
@@ -85,9 +85,10 @@ class SEH(MoleculeDAG):
         beta: float = 10.0,
         reward: str | Callable[..., Any] = "proxy",
         reward_input: str = "smiles",
+        mode_thresholds: Sequence[float] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(reward, reward_input, symmetry, beta, device)
+        super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, device)
         self.max_fragments = slots = integer_at_least("max_fragments", max_fragments, 1)
         if slots > MAX_FRAGMENTS:
             raise ValueError(f"max_fragments must be at most {MAX_FRAGMENTS}, got {max_fragments!r}.")
@@ -349,15 +350,24 @@ def _distances(joined: Tensor) -> Tensor:
 def _checked(fragments: Sequence[tuple[str, Sequence[int]]]) -> list[Block]:
     """Return the user's fragments as blocks, or raise `ValueError` naming the one that is none."""
     blocks = []
+    if not isinstance(fragments, Sequence):
+        raise ValueError(
+            f"fragments must be a list of pairs (SMILES, stems), or {' or '.join(SETS)}, got {fragments!r}."
+        )
     for index, fragment in enumerate(fragments):
-        try:
-            smiles, stems = fragment
-            molecule, stems = Chem.MolFromSmiles(smiles), tuple(map(int, stems))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"fragments[{index}] must be a pair (SMILES, stems), got {fragment!r}: {error}.") from None
+        match fragment:
+            case [str(smiles), [*stems]] if all(type(stem) is int for stem in stems):
+                pass
+            case _:
+                raise ValueError(f'fragments[{index}] must be a pair such as ("CCO", [0, 1]), got {fragment!r}.')
+        with rdBase.BlockLogs():
+            molecule = Chem.MolFromSmiles(smiles)
         atoms = molecule.GetNumAtoms() if molecule else 0
-        if not atoms:
-            raise ValueError(f"fragments[{index}] must begin with the SMILES of a molecule, got {smiles!r}.")
+        if not atoms or len(Chem.GetMolFrags(molecule)) > 1:
+            raise ValueError(f"fragments[{index}] must begin with the SMILES of one molecule, got {smiles!r}.")
+        if any(atom.GetAtomicNum() == 0 or atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()):
+            raise ValueError(f"fragments[{index}] must have neither radicals nor unknown atoms, got {smiles!r}.")
+        stems = tuple(stems)
         if not 1 <= len(stems) == len(set(stems)) <= MAX_STEMS or not all(0 <= stem < atoms for stem in stems):
             raise ValueError(
                 f"fragments[{index}] must have 1 to {MAX_STEMS} different stems out of the atoms 0 to {atoms - 1} of "

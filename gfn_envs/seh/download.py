@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pooch
@@ -138,7 +138,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         weights = safetensors.torch.load_file(path)
         found = tensors_hash(weights)
     except safetensors.SafetensorError as error:
-        weights, found = {}, f"of nothing, for it cannot be read ({error})"
+        _refuse(path, f"it cannot be read ({error})", "run again to make it anew")
     _check(path, TENSORS_SHA256, found, "run again to make it anew")
     return weights
 
@@ -159,11 +159,14 @@ def _download(file: RemoteFile, path: Path) -> None:
             pooch.HTTPDownloader(timeout=TIMEOUT)(file.url, str(part), None)
             part.replace(path)
     except OSError as error:  # `requests` raises these as well
+        others = [each for each in (BLOCKS, WEIGHTS) if each != file and not (path.parent / each.name).is_file()]
+        missing = [file, *others]
+        listed = "\n".join(f"  {each.url} (SHA-256 {each.sha256})" for each in missing)
         raise FileNotFoundError(
-            f"{file.name} is not in {path.parent}, and cannot be downloaded: {error}.\nDownload {file.url} (SHA-256 "
-            f"{file.sha256}) on a machine with a network and save it as {path}, or name the folder that holds "
-            f"{file.name} in the environment variable {VARIABLE}."
-        ) from error
+            f"{file.name} is not in {path.parent}, and cannot be downloaded: {error}.\nOn a machine with a network, "
+            f"download\n{listed}\nand save as {' and '.join(each.name for each in missing)} in {path.parent}, or name "
+            f"the folder that holds them in the environment variable {VARIABLE}."
+        ) from None
 
 
 @contextlib.contextmanager
@@ -179,15 +182,15 @@ def _aside(path: Path) -> Iterator[Path]:
 
 def _check(path: Path, expected: str, found: str, remedy: str) -> None:
     """Raise `BadFileError` and rename the file at `path` to `*.bad` unless its hash is the expected one."""
-    if found == expected:
-        return
+    if found != expected:
+        _refuse(path, f"their SHA-256 is {found}, not {expected}", remedy)
+
+
+def _refuse(path: Path, reason: str, remedy: str) -> NoReturn:
     kept = path.with_name(f"{path.name}.bad")
     try:
         path.replace(kept)
         where = f"It is kept as {kept}"
     except OSError as error:
         where = f"It cannot be renamed ({error}), remove it"
-    raise BadFileError(
-        f"{path} is refused, its contents are not the published ones: their SHA-256 is {found}, not {expected}. "
-        f"{where}; {remedy}."
-    )
+    raise BadFileError(f"{path} is refused, its contents are not the published ones: {reason}. {where}; {remedy}.")

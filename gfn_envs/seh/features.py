@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from gfn_envs.errors import several
 from gfn_envs.molecule import require_rdkit
 from gfn_envs.seh.download import read_weights
 from gfn_envs.seh.proxy import NUM_FEATURES, Proxy
@@ -87,14 +88,12 @@ def pad_bonds(rows: Sequence[Sequence[Sequence[tuple[int, int]]]], length: int) 
 
 
 def predict(smiles: str | Sequence[str], device: str | torch.device = "cpu") -> Tensor:
-    """Return the proxy's raw predictions for molecules, float32 `[n]` on the CPU, `[]` for a single SMILES.
+    """Return the proxy's raw predictions for molecules, float32 `[n]` on the CPU; `[1]` for a single SMILES.
 
     A reward of 1 is a prediction of 8. Raises `ValueError` naming the SMILES that is no molecule or that the proxy
     cannot read, and as `download.fetch` does.
     """
-    if isinstance(smiles, str):
-        return predict([smiles], device)[0]
-    parsed = [_parse(text) for text in smiles]
+    parsed = [_parse(text) for text in several(smiles)]
     proxy = load_proxy(torch.device(device))
     predictions = torch.empty(len(parsed))
     for chosen in _by_size([len(features) for features, _ in parsed]):
