@@ -98,6 +98,7 @@ class GymMunchausenDQN:
 
     def __init__(self, env: gymnasium.Env, settings: GymDQNSettings | None = None, seed: int = 0) -> None:
         self.env, self.settings = env, settings or GymDQNSettings()
+        self._check_settings()
         self._check_spaces()
         self.num_actions = int(env.action_space.n)  # type: ignore[attr-defined]
         with torch.random.fork_rng(devices=[]):
@@ -110,6 +111,16 @@ class GymMunchausenDQN:
         self.seed, self.steps = seed, 0
         self.returns: list[float] = []
         self._replay: dict[str, Tensor] = {}
+
+    def _check_settings(self) -> None:
+        settings = self.settings
+        for name in ("batch_size", "replay_capacity", "update_every", "width", "layers"):
+            integer_at_least(name, getattr(settings, name), 1)
+        for name in ("alpha", "gamma", "target_rate", "epsilon", "epsilon_end"):
+            if not 0 <= getattr(settings, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 .. 1, got {getattr(settings, name)}.")
+        if not 0 < settings.temperature < math.inf:
+            raise ValueError(f"temperature must be positive, got {settings.temperature}.")
 
     def _check_spaces(self) -> None:
         observations, actions = self.env.observation_space, self.env.action_space
@@ -272,6 +283,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, or 2 for wrong input."""
     options = tyro.cli(Options, args=argv, prog="python -m agents.gym_mdqn", description=__doc__)
     try:
+        if options.out:
+            Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+            if Path(options.out).is_dir():
+                raise ValueError(f"--out {options.out} is a folder: name a file.")
         agent = GymMunchausenDQN(gymnasium.make(options.env), options.settings, options.seed)
         agent.learn(options.steps, progress=True)
         late = agent.returns[-100:]

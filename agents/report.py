@@ -15,7 +15,9 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL.Image import Image
 from torch import Tensor
 
+from agents.agent import Agent
 from agents.checkpoint import PICTURES, SAMPLES, write_atomically
+from agents.evaluation import EvaluationSettings
 from agents.likelihood import log_likelihood
 from agents.molecule_metrics import separated_modes
 from agents.random_state import make_generator
@@ -103,16 +105,19 @@ def top_molecules(dag: DAG, best: BestStates, count: int = 24) -> Image:
     return chem.grid([text for text, _ in shown], [f"{reward:.3f}" for _, reward in shown])
 
 
-def write_samples(trainer: Trainer, folder: Path) -> None:
-    """Write fresh molecules of the learned policy into `samples.csv`, best first: SMILES, reward r and log P_theta."""
-    settings, dag = trainer.config.eval, trainer.dag
-    if not (settings.samples and trainer.evaluator.molecules):
+def write_samples(agent: Agent, settings: EvaluationSettings, seed: int, folder: Path) -> None:
+    """Write fresh molecules of the learned policy into `samples.csv`, best first: SMILES, reward r and log P_theta.
+
+    Where the environment builds molecules and RDKit is installed; else nothing.
+    """
+    dag = agent.dag
+    if not (settings.samples and dag.offers("to_smiles") and chem.installed()):
         return
-    generator = make_generator(dag.device, trainer.config.seed)
-    batch = rollout(dag, trainer.agent.policy(), dag.reset(settings.samples), generator)
+    generator = make_generator(dag.device, seed)
+    batch = rollout(dag, agent.policy(), dag.reset(settings.samples), generator)
     states = batch.terminal_states
     rewards = reported_log_reward(dag, states, batch.log_reward).exp()
-    log_p = log_likelihood(trainer.agent, states, settings.test_rollouts, generator)
+    log_p = log_likelihood(agent, states, settings.test_rollouts, generator)
     columns = (dag.to_smiles(states), rewards.tolist(), log_p.tolist())  # type: ignore[attr-defined]
     rows = sorted(zip(*columns, strict=True), key=lambda row: -row[1])
     lines = ["smiles,r,log_p", *(f"{smiles},{reward:.6f},{log:.4f}" for smiles, reward, log in rows)]

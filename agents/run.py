@@ -124,7 +124,7 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
     def close(finished: bool) -> list[Path]:
         pictures = report.draw_all(trainer, folder.path)
         if finished:
-            report.write_samples(trainer, folder.path)
+            report.write_samples(trainer.agent, config.eval, config.seed, folder.path)
             folder.write_summary(command.summary(trainer, ("agent", "backward", "env", "seed")))
         return pictures
 

@@ -65,6 +65,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval.test_every": (0, 10**9),
     "eval.test_objects": (0, 10**9),
     "eval.test_rollouts": (1, 10**6),
+    "eval.samples": (0, 10**7),
 }
 
 

@@ -61,7 +61,8 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
                 if points:
                     mean = _mean(points)
                     style = "-" if isinstance(runs[0].config, Config) else "--"
-                    (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], style, color=color, linewidth=2)
+                    marker = "o" if len(mean) < 3 else ""
+                    (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], style + marker, color=color, linewidth=2)
             axes.set_yscale(scale)
             if metric == "modes_found":
                 axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))

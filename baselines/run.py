@@ -15,6 +15,7 @@ if __name__ == "__main__" and os.path.samefile(sys.path[0] or os.curdir, os.path
 
 import argparse
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -129,11 +130,18 @@ def train(options: Options, folder: RunFolder[BaselineConfig], session: Session)
     def close(finished: bool) -> list[Path]:
         session.method.save_model(folder.path)
         if finished:
+            session.write_samples(folder.path)
             folder.write_summary(command.summary(session, ("algo", "reward_mode", "env", "seed")))
         return session.draw(folder.path)
 
     loggers = [TensorBoard(folder.path)] if options.tensorboard else []
-    return command.follow(folder, session, loggers, options.progress, close)
+    try:
+        return command.follow(folder, session, loggers, options.progress, close)
+    except (TypeError, RuntimeError, UnboundLocalError) as error:  # what wrong arguments end in, deep in a library
+        if not (given := config.parsed_algo_kwargs()):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{config.algo} failed with --algo-kwargs {json.dumps(given)}: {reason}") from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -99,10 +99,17 @@ class Session:
         if self.method.exact and self.evaluator.enumeration:
             metrics |= self.evaluator.policy_metrics(self.evaluator.enumeration, self.method.policy())
         if self.method.stochastic:
-            agent = FixedPolicy(self.dag, self.method.policy())
-            metrics |= self.evaluator.likelihood_metrics(agent, last=self.done() >= 1)
+            metrics |= self.evaluator.likelihood_metrics(self._agent(), last=self.done() >= 1)
         self.history.append(metrics)
         return metrics
+
+    def _agent(self) -> FixedPolicy:
+        return FixedPolicy(self.dag, self.method.policy())
+
+    def write_samples(self, folder: Path) -> None:
+        """Write `samples.csv` of molecules where log P can be told, which no SB3 network can on renamed slots."""
+        if self.method.stochastic:
+            report.write_samples(self._agent(), self.config.eval, self.config.seed, folder)
 
     def draw(self, folder: Path) -> list[Path]:
         """Draw the run's pictures into `folder` and return the paths of those that apply."""

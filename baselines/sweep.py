@@ -156,7 +156,9 @@ def sweep(options: Options) -> int:
                 while waiting and len(running) < options.jobs:
                     name, command = waiting.popleft()
                     with (out / f"{name}.log").open("ab") as log:
-                        running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                        running[name] = subprocess.Popen(
+                            command, stdout=log, stderr=log, env=environment, start_new_session=True
+                        )
                 bar.set_postfix_str(", ".join(running))
                 time.sleep(0.2)
                 for name in [name for name, process in running.items() if process.poll() is not None]:
@@ -165,7 +167,7 @@ def sweep(options: Options) -> int:
                         failed.append(name)
                         tqdm.write(f"{name} failed: {_last_lines(out / f'{name}.log')}", file=sys.stderr)
         except KeyboardInterrupt:
-            # Ctrl-C reaches the runs too; a run that a kill of this process alone leaves behind is told to stop here.
+            # The runs are in sessions of their own, so that Ctrl-C reaches them once, from here.
             for process in running.values():
                 process.send_signal(signal.SIGTERM)
             for process in running.values():
@@ -186,6 +188,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (a run failed), 2 (wrong input), 130 (stopped)."""
     arguments = sys.argv[1:] if argv is None else argv
     options = tyro.cli(Options, args=arguments, prog="python baselines/sweep.py", description=HELP)
+    # A kill of this process is to stop the runs too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return sweep(options)
     except ValueError as error:

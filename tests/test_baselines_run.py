@@ -254,6 +254,23 @@ def test_wrong_input_is_refused_with_code_2_and_nothing_is_written(given, messag
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("wrong", [{"n_steps": 0}, {"n_steps": 16, "batch_size": -3}])
+def test_arguments_that_fail_inside_the_library_are_named(wrong, tmp_path, capsys):
+    given = [*arguments("maskable_ppo", tmp_path), "--algo-kwargs", json.dumps(wrong), *GRID]
+    assert main(given) in (1, 2)
+    error = capsys.readouterr().err
+    assert "--algo-kwargs" in error
+    assert "Traceback" not in error
+
+
+def test_random_molecules_are_written_with_their_likelihood(tmp_path, no_pictures):
+    given = [*arguments("random", tmp_path), "--env", "gfn/QM9-v0", "--eval.samples", "30", "--eval.test-every", "0"]
+    assert main(given) == 0
+    lines = (tmp_path / "samples.csv").read_text().splitlines()
+    assert lines[0] == "smiles,r,log_p"
+    assert len(lines) == 31
+
+
 def test_a_run_is_not_overwritten_unless_told(tmp_path, capsys, no_pictures):
     run = [*arguments("random", tmp_path), *GRID]
     assert main(run) == 0

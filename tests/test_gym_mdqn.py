@@ -132,6 +132,14 @@ def test_our_own_environments_have_the_mask_it_wants():
     assert evaluate(agent, 1) > 0.4
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"gamma": 2.0}, {"batch_size": 0}, {"epsilon": -0.1}, {"temperature": 0.0}, {"update_every": 0}]
+)
+def test_settings_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GymMunchausenDQN(gym.make("Taxi-v4"), GymDQNSettings(**wrong))
+
+
 def test_what_it_cannot_take_is_refused_and_told(capsys):
     env = Corridor()
     env.observation_space = spaces.Box(0, 1, (2, 2))
