@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -261,6 +266,25 @@ def test_a_sweep_makes_what_compare_reads_and_skips_what_is_finished(tmp_path, m
     changed = {name for name in names if (out / name / "summary.json").stat().st_mtime_ns != times[name]}
     assert changed == {"mcmc-seed3"}
     assert "not used" not in report_of(out, out)  # the report in the folder of runs is not a run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_leaves_checkpoints_and_no_run_behind(number, tmp_path):
+    command = [sys.executable, "-m", "baselines.sweep", "--methods", "db+tlm", "--seeds", "0", "--env-kwargs", GRID]
+    command += ["--trajectories", "4000000", "--evaluations", "2", "--out", str(tmp_path), "--no-progress"]
+    process = subprocess.Popen(
+        command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    )
+    folder = tmp_path / "db+tlm-seed0"
+    while not (folder / "config.json").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(3)
+    os.killpg(process.pid, number)  # as a terminal does: all that it started, unless that is in another session
+    assert process.wait(60) == 130
+    assert (folder / "checkpoint.pt").exists()
+    assert "go on with --resume" in (tmp_path / "db+tlm-seed0.log").read_text()
 
 
 def test_a_sweep_refuses_folders_with_other_settings_and_unknown_names(tmp_path, capsys):
