@@ -170,7 +170,7 @@ def test_every_pair_takes_steps_and_never_waits_for_the_host(agent, backward, en
 def test_the_learned_maxent_policy_of_molecules_has_a_head_of_its_own() -> None:
     # No closed form of n(s) for atom graphs; for fragment trees there is one.
     assert not made("gfn/QM9-v0", "cpu").offers("log_num_trajectories")
-    assert made("gfn/SEH-v0", "cpu").offers("log_num_trajectories")
+    assert callable(gfn_envs.SEH.log_num_trajectories)
     trainer = build_trainer(settings("gfn/QM9-v0", "db", "maxent"), made("gfn/QM9-v0", "cpu"))
     count = [p.clone() for p in trainer.network.heads["count"].parameters()]
     trainer.step()
