@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Protocol, TypeVar
@@ -24,28 +25,20 @@ DIR = Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 FLAG = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
-class RunOptions(Protocol):
-    """What every command line has."""
+@dataclass(frozen=True)
+class RunOptions:
+    """What every command line has beside the settings."""
 
-    @property
-    def config(self) -> RunSettings:
-        """The settings of the run."""
-        ...
-
-    @property
-    def out(self) -> str:
-        """Folder of a new run, or empty."""
-        ...
-
-    @property
-    def resume(self) -> str:
-        """Folder of the run to go on with, or empty."""
-        ...
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether a new run may replace one."""
-        ...
+    out: DIR = ""
+    """Folder of the run; by default runs/ENVIRONMENT/METHOD-seedSEED."""
+    resume: DIR = ""
+    """Go on with the run in this folder, by its own settings; of these only what extends it may change, see above."""
+    overwrite: FLAG = False
+    """Replace the run that --out already holds; other files there stay."""
+    tensorboard: FLAG = False
+    """Also log to TensorBoard, into the run's folder."""
+    progress: FLAG = True
+    """Show no progress bar."""
 
 
 class Trainable(Run, Protocol):
@@ -68,15 +61,14 @@ AnyRun = TypeVar("AnyRun", bound=Trainable)
 Settings = TypeVar("Settings", bound=RunSettings)
 
 
-def folder_of(options: RunOptions, settings: type[Settings], name: str) -> RunFolder[Settings]:
-    """Return the folder of the run, by default runs/ENVIRONMENT/`name`.
+def folder_of(options: RunOptions, config: Settings, method: str) -> RunFolder[Settings]:
+    """Return the folder of the run, by default runs/ENVIRONMENT/METHOD-seedSEED.
 
     Raises `ValueError` where it holds a run that is not to be replaced, and for options that would change the run to
     resume.
     """
-    config = options.config
-    default = Path("runs") / config.env.replace("/", "-").replace(":", "-") / f"{name}-seed{config.seed}"
-    folder = RunFolder(Path(options.resume or options.out or default), settings)
+    default = Path("runs") / config.env.replace("/", "-").replace(":", "-") / f"{method}-seed{config.seed}"
+    folder = RunFolder(Path(options.resume or options.out or default), type(config))
     if options.resume:
         changed = [key for key in config.differences(folder.read_config()) if key not in config.extends]
         changed += [key for key in ("out", "overwrite") if getattr(options, key)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from agents.agent import Agent
 from agents.checkpoint import PICTURES, SAMPLES, write_atomically
-from agents.evaluation import EvaluationSettings
+from agents.evaluation import EvaluationSettings, Evaluator
 from agents.likelihood import log_likelihood
 from agents.molecule_metrics import separated_modes
 from agents.random_state import make_generator
@@ -64,23 +63,29 @@ def table(history: list[dict[str, float]], rows: int = 12) -> str:
 
 
 def draw_all(trainer: Trainer, folder: Path) -> list[Path]:
-    """Draw the run's pictures into `folder` and return the paths of those that apply."""
+    """Draw a trainer's pictures into `folder` and return their paths."""
+    return draw(folder, trainer.history, trainer.evaluator, trainer.agent.policy(), trainer.config.seed)
+
+
+def draw(
+    folder: Path, history: list[dict[str, float]], evaluator: Evaluator, policy: Policy | None, seed: int
+) -> list[Path]:
+    """Draw a run's pictures into `folder` and return the paths of those that apply.
+
+    Without a `policy`, of what cannot be told from the state alone, the distribution is that of the latest samples.
+    """
     curve, comparison, paths, scatter, top = (folder / name for name in PICTURES)
-    figures: dict[Path, Figure | Image] = {curve: learning_curve(trainer.history)}
-    if chem.installed() or not trainer.dag.offers("to_smiles"):
-        figures[paths] = trajectories(trainer.dag, trainer.agent.policy(), trainer.config.seed)
-    if trainer.evaluator.test_set:
-        figures[scatter] = likelihood(trainer.evaluator.test_set)
-    if trainer.evaluator.enumeration:
-        learned = trainer.evaluator.enumeration.terminal_distribution(trainer.agent.policy())
-        figures[comparison] = distribution(trainer.evaluator.enumeration, learned)
-    if trainer.evaluator.molecules and len(trainer.evaluator.best.states):
-        figures[top] = top_molecules(trainer.dag, trainer.evaluator.best)
-    return write_pictures(figures)
-
-
-def write_pictures(figures: Mapping[Path, Figure | Image]) -> list[Path]:
-    """Write each picture to its path as PNG and return the paths."""
+    dag, enumeration = evaluator.dag, evaluator.enumeration
+    figures: dict[Path, Figure | Image] = {curve: learning_curve(history)}
+    if policy and (chem.installed() or not dag.offers("to_smiles")):
+        figures[paths] = trajectories(dag, policy, seed)
+    if evaluator.test_set:
+        figures[scatter] = likelihood(evaluator.test_set)
+    if enumeration:
+        learned = enumeration.terminal_distribution(policy) if policy else evaluator.recent.frequencies()
+        figures[comparison] = distribution(enumeration, learned)
+    if evaluator.molecules and len(evaluator.best.states):
+        figures[top] = top_molecules(dag, evaluator.best)
     for path, figure in figures.items():
         write_atomically(path, png(figure))
     return list(figures)
@@ -98,11 +103,16 @@ def png(picture: Figure | Image) -> bytes:
 
 def top_molecules(dag: DAG, best: BestStates, count: int = 24) -> Image:
     """Draw the molecules of highest reward so far, each with its reward."""
-    smiles = dag.to_smiles(best.states.to(dag.device))  # type: ignore[attr-defined]
-    # Several states may be one molecule: of each, the first, hence the best.
-    rewards = dict(zip(reversed(smiles), reversed(best.log_reward.exp().tolist()), strict=True))
-    shown = sorted(rewards.items(), key=lambda pair: -pair[1])[:count]
-    return chem.grid([text for text, _ in shown], [f"{reward:.3f}" for _, reward in shown])
+    shown = list(rewards_by_smiles(dag, best.states, best.log_reward).items())[:count]
+    return chem.grid([smiles for smiles, _ in shown], [f"{reward:.3f}" for _, reward in shown])
+
+
+def rewards_by_smiles(dag: DAG, states: Tensor, log_reward: Tensor) -> dict[str, float]:
+    """Return the rewards of molecules, best first as `states [B, d]` are; of those of one SMILES, the first one's."""
+    rewards: dict[str, float] = {}
+    for smiles, reward in zip(dag.to_smiles(states.to(dag.device)), log_reward.exp().tolist(), strict=True):  # type: ignore[attr-defined]
+        rewards.setdefault(smiles, reward)
+    return rewards
 
 
 def write_samples(agent: Agent, settings: EvaluationSettings, seed: int, folder: Path) -> None:

@@ -55,22 +55,12 @@ What there is to choose from:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(command.RunOptions):
     """The command line: the settings of a run, and what to do with it."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    out: command.DIR = ""
-    """Folder of the run; by default runs/ENVIRONMENT/AGENT-BACKWARD-seedSEED."""
-    resume: command.DIR = ""
-    """Go on with the run in this folder, by its own settings; of these only --trajectories may change, to extend it."""
-    overwrite: command.FLAG = False
-    """Replace the run that --out already holds; other files there stay."""
-    tensorboard: command.FLAG = False
-    """Also log to TensorBoard, into the run's folder."""
     wandb: command.FLAG = False
     """Also log to Weights & Biases, project gfn-envs."""
-    progress: command.FLAG = True
-    """Show no progress bar."""
 
 
 def parse(argv: list[str]) -> Options:
@@ -99,7 +89,7 @@ def parse(argv: list[str]) -> Options:
 def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
     """Make the trainer of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
     config = options.config
-    folder = command.folder_of(options, Config, f"{config.agent}-{config.backward}")
+    folder = command.folder_of(options, config, f"{config.agent}-{config.backward}")
     for package in _wanted_loggers(options):
         require(package)
     trainer = build.build_trainer(config, build.make_dag(config))

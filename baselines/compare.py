@@ -12,8 +12,6 @@ if __name__ == "__main__" and os.path.samefile(sys.path[0] or os.curdir, os.path
     # As in agents/run.py: this folder must shadow no package, and MODULE:ID finds a user's module in the current one.
     sys.path[:] = [*sys.path[1:], os.getcwd()]
 
-import base64
-import html
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -32,6 +30,7 @@ from agents.evaluation import enumerate_within
 from agents.molecule_metrics import separated_modes
 from agents.report import png
 from baselines import figures
+from baselines.page import Section, markdown, web_page
 from baselines.runs import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from gfn_envs import make
 from gfn_envs.dag import DAG
@@ -85,17 +84,6 @@ class Options:
     """Folders of runs, or folders that hold such."""
     out: Annotated[str, tyro.conf.arg(metavar="REPORT")] = "runs/report"
     """Folder of the report; an earlier report there is replaced."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report; what is empty is left out."""
-
-    title: str
-    text: str = ""
-    items: tuple[str, ...] = ()
-    table: tuple[tuple[str, ...], ...] = ()
-    picture: tuple[str, bytes] = ("", b"")
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -277,55 +265,6 @@ def _molecules(groups: dict[str, list[FinishedRun]], dag: DAG, say: Callable[[st
         return Section("Best molecules", "No run has any to show.", tuple(problems))
     text = "The molecules of highest reward among each row's samples, all seeds together."
     return Section("Best molecules", text, tuple(problems), picture=("molecules.png", figures.molecules(best)))
-
-
-def markdown(parts: list[Section]) -> str:
-    """Return the report as Markdown; pictures are files beside it."""
-    lines = []
-    for level, part in enumerate(parts):
-        lines += [f"{'#' if level == 0 else '##'} {part.title}", ""]
-        if part.text:
-            lines += [part.text, ""]
-        if part.table:
-            heading, *rows = part.table
-            lines += ["| " + " | ".join(row) + " |" for row in (heading, ("---",) * len(heading), *rows)] + [""]
-        lines += [f"- {item}" for item in part.items] + [""] * bool(part.items)
-        if part.picture[0]:
-            lines += [f"![{part.title}]({part.picture[0]})", ""]
-    return "\n".join(lines)
-
-
-STYLE = """body { font-family: system-ui, sans-serif; line-height: 1.5 }
-body { max-width: 75em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85em }
-table { display: block; overflow-x: auto }
-td, th { padding: 0.3em 0.7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-td:first-child, th:first-child { text-align: left }
-img { max-width: 100% }"""
-
-
-def web_page(parts: list[Section]) -> str:
-    """Return the report as one HTML file with everything in it."""
-    body = []
-    for level, part in enumerate(parts):
-        tag = "h1" if level == 0 else "h2"
-        body.append(f"<{tag}>{html.escape(part.title)}</{tag}>")
-        if part.text:
-            body.append(f"<p>{html.escape(part.text)}</p>")
-        if part.table:
-            rows = [
-                "".join(f"<{'th' if i == 0 else 'td'}>{html.escape(cell)}</{'th' if i == 0 else 'td'}>" for cell in row)
-                for i, row in enumerate(part.table)
-            ]
-            body.append("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
-        if part.items:
-            body.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in part.items) + "</ul>")
-        if part.picture[0]:
-            data = base64.b64encode(part.picture[1]).decode()
-            body.append(f'<img alt="{html.escape(part.title)}" src="data:image/png;base64,{data}">')
-    title = html.escape(parts[0].title)
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
 def compare(options: Options, say: Callable[[str], None]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from agents.checkpoint import SAMPLES, RunFolder
 from agents.config import Config
 from agents.molecule_metrics import separated_modes
+from agents.report import rewards_by_smiles
 from baselines.runs import FinishedRun
 from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration
@@ -146,7 +147,7 @@ def best_molecules(runs: list[FinishedRun], dag: DAG, count: int = 6) -> list[tu
 
 def _of_checkpoint(folder: RunFolder, dag: DAG) -> dict[str, float]:
     best = folder.state()["evaluator"]["best"]
-    return dict(zip(dag.to_smiles(best["states"]), best["log_reward"].exp().tolist(), strict=True))  # type: ignore[attr-defined]
+    return rewards_by_smiles(dag, best["states"], best["log_reward"])
 
 
 def _of_samples(file: Path) -> dict[str, float]:

@@ -15,7 +15,6 @@ if __name__ == "__main__" and os.path.samefile(sys.path[0] or os.curdir, os.path
 
 import argparse
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -63,20 +62,10 @@ Keyword arguments, which --algo-kwargs replaces one by one, as in --algo-kwargs 
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(command.RunOptions):
     """The command line: the settings of a run, and what to do with it."""
 
     config: Annotated[BaselineConfig, tyro.conf.arg(name="")] = field(default_factory=BaselineConfig)
-    out: command.DIR = ""
-    """Folder of the run; by default runs/ENVIRONMENT/ALGO-seedSEED."""
-    resume: command.DIR = ""
-    """Go on with the run in this folder, by its own settings; only --trajectories and --steps may change."""
-    overwrite: command.FLAG = False
-    """Replace the run that --out already holds; other files there stay."""
-    tensorboard: command.FLAG = False
-    """Also log to TensorBoard, into the run's folder."""
-    progress: command.FLAG = True
-    """Show no progress bar."""
 
 
 def parse(argv: list[str]) -> Options:
@@ -107,7 +96,7 @@ def parse(argv: list[str]) -> Options:
 def open_run(options: Options) -> tuple[RunFolder[BaselineConfig], Session]:
     """Make the session of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
     config = options.config
-    folder = command.folder_of(options, BaselineConfig, config.algo)
+    folder = command.folder_of(options, config, config.algo)
     if options.tensorboard:
         require("tensorboard")
     torch.set_num_threads(config.threads)
@@ -129,19 +118,14 @@ def train(options: Options, folder: RunFolder[BaselineConfig], session: Session)
 
     def close(finished: bool) -> list[Path]:
         session.method.save_model(folder.path)
+        pictures = session.draw(folder.path)
         if finished:
             session.write_samples(folder.path)
             folder.write_summary(command.summary(session, ("algo", "reward_mode", "env", "seed")))
-        return session.draw(folder.path)
+        return pictures
 
     loggers = [TensorBoard(folder.path)] if options.tensorboard else []
-    try:
-        return command.follow(folder, session, loggers, options.progress, close)
-    except (TypeError, RuntimeError, UnboundLocalError) as error:  # what wrong arguments end in, deep in a library
-        if not (given := config.parsed_algo_kwargs()):
-            raise
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{config.algo} failed with --algo-kwargs {json.dumps(given)}: {reason}") from error
+    return command.follow(folder, session, loggers, options.progress, close)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -157,7 +157,14 @@ class SB3Method(Method):
         # How far to go is the session's business, which counts objects.
         callback = _Callback(lambda: report(self._progress()))
         self._lengths[:] = 0
-        self.model.learn(2**62, callback=callback, log_interval=None, reset_num_timesteps=self.model.num_timesteps == 0)
+        first = self.model.num_timesteps == 0
+        try:
+            self.model.learn(2**62, callback=callback, log_interval=None, reset_num_timesteps=first)
+        except (TypeError, RuntimeError, UnboundLocalError) as error:  # what wrong arguments end in, deep in SB3
+            if not (given := self._config.parsed_algo_kwargs()):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"--algo {self._config.algo} failed with --algo-kwargs {given}: {reason}") from error
 
     def _progress(self) -> Progress:
         """Return what the last step of the environment brought about."""

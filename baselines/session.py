@@ -6,12 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from PIL.Image import Image
 from tqdm import tqdm
 
 from agents import report
-from agents.checkpoint import PICTURES
 from agents.evaluation import Evaluator
 from baselines.config import BaselineConfig
 from baselines.method import FixedPolicy, Method, Progress
@@ -113,20 +110,8 @@ class Session:
 
     def draw(self, folder: Path) -> list[Path]:
         """Draw the run's pictures into `folder` and return the paths of those that apply."""
-        curve, comparison, paths, scatter, top = (folder / name for name in PICTURES)
-        figures: dict[Path, Figure | Image] = {curve: report.learning_curve(self.history)}
-        if self.evaluator.enumeration:
-            learned = self.evaluator.recent.frequencies()
-            if self.method.exact:
-                learned = self.evaluator.enumeration.terminal_distribution(self.method.policy())
-            figures[comparison] = report.distribution(self.evaluator.enumeration, learned)
-        if self.method.exact:
-            figures[paths] = report.trajectories(self.dag, self.method.policy(), self.config.seed)
-        if self.evaluator.test_set:
-            figures[scatter] = report.likelihood(self.evaluator.test_set)
-        if self.evaluator.molecules and len(self.evaluator.best.states):
-            figures[top] = report.top_molecules(self.dag, self.evaluator.best)
-        return report.write_pictures(figures)
+        policy = self.method.policy() if self.method.exact else None
+        return report.draw(folder, self.history, self.evaluator, policy, self.config.seed)
 
     def state_dict(self) -> dict:
         """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""

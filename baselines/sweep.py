@@ -25,6 +25,7 @@ import tyro
 from tqdm import tqdm
 
 from agents import build
+from agents.command import FLAG
 from agents.config import Config, preset
 from baselines import assemble
 from baselines import config as baselines_config
@@ -42,8 +43,6 @@ reward mode other than the default follows a colon.
 
 Started again with the same settings, it skips finished runs and goes on with the others. What a run prints is in
 NAME.log beside its folder. Then: python baselines/compare.py runs/compare --out runs/compare/report"""
-
-_FLAG = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Options:
     """Runs at a time, with one thread each."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/compare"
     """Folder of the runs' folders."""
-    progress: _FLAG = True
+    progress: FLAG = True
     """Show no progress bar."""
 
 

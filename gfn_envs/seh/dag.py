@@ -16,26 +16,21 @@ import torch
 from torch import Generator, Tensor
 
 from gfn_envs.dag import GraphView
-from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.errors import integer_at_least
 from gfn_envs.molecule import MoleculeDAG
-from gfn_envs.seh.features import load_proxy, rdBase
-from gfn_envs.seh.fragments import MAX_STEMS, Block, Chem, Fragments, assemble, published_blocks
+from gfn_envs.seh.features import load_proxy
+from gfn_envs.seh.fragments import MAX_STEMS, Chem, Fragments, assemble, blocks_of
+from gfn_envs.seh.tables import UNSET, backward_tables, step_tables
 from gfn_envs.seh.trees import TreeScorer
 
 MAX_FRAGMENTS = 9
 """Most fragments of a tree, as in the published task."""
-
-SETS = {"published": published_blocks}
-"""Named sets of fragments."""
 
 TEST_SET = Path(__file__).with_name("test_set.csv")
 
 REWARD_RANGE = (1e-4, 100.0)
 REWARD_SCALE = 8.0
 """The prediction that gives a reward of 1."""
-
-UNSET = 1
-"""The value of an ordered pair of joined fragments whose stem is not chosen; stem s is `UNSET + 1 + s`."""
 
 
 class SEH(MoleculeDAG):
@@ -93,89 +88,35 @@ class SEH(MoleculeDAG):
         if slots > MAX_FRAGMENTS:
             raise ValueError(f"max_fragments must be at most {MAX_FRAGMENTS}, got {max_fragments!r}.")
         self.published = isinstance(fragments, str)
-        self.fragments = Fragments(
-            choose("fragments", fragments, SETS)() if isinstance(fragments, str) else _checked(fragments)
-        )
+        self.fragments = Fragments(blocks_of(fragments))
         self.num_fragments = len(self.fragments.smiles)
         self.nvec = (self.num_fragments + 1,) * slots + (MAX_STEMS + 2,) * slots**2 + (2,)
         self.num_actions = self.num_fragments * slots + MAX_STEMS * slots**2 + 1
         self.num_backward_actions = slots + slots**2 + 1
         # Each fragment is added once, each of the n - 1 edges gets two stems, and then comes the stop.
         self.max_steps = 3 * slots - 1
-        self._tabulate_steps()
-        self._tabulate_backward_steps()
+        self._steps = step_tables(slots, self.num_fragments, self.device)
+        self._backward_steps = backward_tables(slots, self.num_fragments, self.device)
         # An empty slot has no stems.
         self._num_stems = torch.cat([torch.zeros(1, dtype=torch.int64), self.fragments.num_stems]).to(self.device)
         self._stems = torch.arange(MAX_STEMS, device=self.device)
         if self._own_reward is None:
             self._scorer = TreeScorer(load_proxy(self.device), self.fragments, slots).to(self.device)
 
-    def _tabulate_steps(self) -> None:
-        """Tabulate what each action writes and what undoes it, in rows `n * num_actions + action`, n slots filled.
-
-        A step writes three components of the state; where there are fewer to write, it writes one several times.
-        """
-        slots, last = self.max_fragments, self.state_dim - 1
-        changes = []
-        for n in range(slots + 1):
-            new = min(n, slots - 1)
-            for i in range(slots):
-                edge = (
-                    [(slots + slots * i + new, UNSET), (slots + slots * new + i, UNSET)] if n > 0 and i != new else []
-                )
-                for f in range(self.num_fragments):
-                    changes.append(([(new, f + 1), *edge, (new, f + 1), (new, f + 1)][:3], new))
-            for pair in range(slots**2):
-                for s in range(MAX_STEMS):
-                    changes.append(([(slots + pair, UNSET + 1 + s)] * 3, slots + pair))
-            changes.append(([(last, 1)] * 3, self.num_backward_actions - 1))
-        writes = self._tensor([write for write, _ in changes])
-        self._written, self._values = writes[..., 0].contiguous(), writes[..., 1].contiguous()
-        self._undo = self._tensor([undo for _, undo in changes])
-
-    def _tabulate_backward_steps(self) -> None:
-        """Tabulate where each backward action takes components from, which one it writes, and how it is redone.
-
-        Where a fragment can be removed the stopped flag is 0, so that cleared components are copies of it. To redo an
-        action takes the number of the removed fragment's neighbour, and the component that is undone.
-        """
-        slots, last = self.max_fragments, self.state_dim - 1
-        same, nothing = list(range(self.state_dim)), [last] * slots
-        rows = []
-        for k in range(slots):
-            kept = [i for i in range(slots) if i != k]
-            # The slots that are kept, and the new last one, None, of which all is cleared.
-            after = [*kept, None]
-            pairs = [last if i is None or j is None else slots + slots * i + j for i in after for j in after]
-            edges = [slots + slots * k + i for i in kept] + [last]
-            rows.append(([*kept, last, *pairs, last], (last, 0), edges, k, -1))
-        for pair in range(slots**2):
-            redo = self.num_fragments * slots + MAX_STEMS * pair - UNSET - 1
-            rows.append((same, (slots + pair, UNSET), nothing, slots + pair, redo))
-        rows.append((same, (last, 0), nothing, last, self.num_actions - 2))
-        sources, writes, edges, undone, redo = zip(*rows, strict=True)
-        self._sources, self._edges = self._tensor(sources), self._tensor(edges)
-        self._cleared, self._cleared_values = self._tensor(writes).split(1, 1)
-        self._undone, self._redo = self._tensor(undone).unsqueeze(1), self._tensor(redo)
-
-    def _tensor(self, rows: Sequence[Any]) -> Tensor:
-        return torch.tensor(rows, dtype=torch.int64, device=self.device)
-
     def reset(self, n: int) -> Tensor:
         return torch.zeros(n, self.state_dim, dtype=torch.int64, device=self.device)
 
     def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         filled = (states[:, : self.max_fragments] > 0).sum(1)
-        change = filled * self.num_actions + actions
-        written, values = self._written.index_select(0, change), self._values.index_select(0, change)
-        return states.scatter(1, written, values), self._undo.index_select(0, change)
+        rows = filled * self.num_actions + actions
+        written, values, undo = (table.index_select(0, rows) for table in self._steps)
+        return states.scatter(1, written, values), undo
 
     def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
-        sources, cleared, values, edges, undone, redo = (
-            table.index_select(0, backward_actions)
-            for table in (self._sources, self._cleared, self._cleared_values, self._edges, self._undone, self._redo)
+        sources, written, values, edges, undone, redo = (
+            table.index_select(0, backward_actions) for table in self._backward_steps
         )
-        previous = states.gather(1, sources).scatter(1, cleared, values)
+        previous = states.gather(1, sources).scatter(1, written, values)
         neighbour = (states.gather(1, edges) > 0).int().argmax(1)
         # The clamp is for illegal actions: an empty slot has no fragment.
         return previous, (redo + self.num_fragments * neighbour + states.gather(1, undone).squeeze(1)).clamp(min=0)
@@ -345,38 +286,3 @@ def _distances(joined: Tensor) -> Tensor:
         distances += 1 - reached
         reached = torch.bmm(reached, steps).clamp(max=1)
     return distances
-
-
-def _checked(fragments: Sequence[tuple[str, Sequence[int]]]) -> list[Block]:
-    """Return the user's fragments as blocks, or raise `ValueError` naming the one that is none."""
-    blocks = []
-    if not isinstance(fragments, Sequence):
-        raise ValueError(
-            f"fragments must be a list of pairs (SMILES, stems), or {' or '.join(SETS)}, got {fragments!r}."
-        )
-    for index, fragment in enumerate(fragments):
-        match fragment:
-            case [str(smiles), [*stems]] if all(type(stem) is int for stem in stems):
-                pass
-            case _:
-                raise ValueError(f'fragments[{index}] must be a pair such as ("CCO", [0, 1]), got {fragment!r}.')
-        with rdBase.BlockLogs():
-            molecule = Chem.MolFromSmiles(smiles)
-        atoms = molecule.GetNumAtoms() if molecule else 0
-        if not atoms or len(Chem.GetMolFrags(molecule)) > 1:
-            raise ValueError(f"fragments[{index}] must begin with the SMILES of one molecule, got {smiles!r}.")
-        if any(atom.GetAtomicNum() == 0 or atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()):
-            raise ValueError(f"fragments[{index}] must have neither radicals nor unknown atoms, got {smiles!r}.")
-        stems = tuple(stems)
-        if not 1 <= len(stems) == len(set(stems)) <= MAX_STEMS or not all(0 <= stem < atoms for stem in stems):
-            raise ValueError(
-                f"fragments[{index}] must have 1 to {MAX_STEMS} different stems out of the atoms 0 to {atoms - 1} of "
-                f"{smiles!r}, got {list(stems)}."
-            )
-        bare = [stem for stem in stems if molecule.GetAtomWithIdx(stem).GetTotalNumHs() == 0]
-        if bare:
-            raise ValueError(f"fragments[{index}]: atom {bare[0]} of {smiles!r} has no hydrogen to give up as a stem.")
-        blocks.append(Block(smiles, stems))
-    if not blocks:
-        raise ValueError("fragments must name at least one fragment, got an empty list.")
-    return blocks

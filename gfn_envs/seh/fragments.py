@@ -12,8 +12,9 @@ from functools import cache
 
 import torch
 
+from gfn_envs.errors import choose
 from gfn_envs.seh.download import BLOCKS, fetch
-from gfn_envs.seh.features import Chem, atom_bonds, atom_features, pad_bonds
+from gfn_envs.seh.features import Chem, atom_bonds, atom_features, pad_bonds, rdBase
 from gfn_envs.seh.proxy import NUM_FEATURES
 
 MAX_STEMS = 6
@@ -46,6 +47,47 @@ def published_blocks() -> tuple[Block, ...]:
     for key, smiles in table["block_smi"].items():
         stems.setdefault(smiles, set()).update(table["block_r"][key])
     return tuple(Block(smiles, tuple(sorted(stems[smiles]))) for smiles in sorted(stems))
+
+
+SETS = {"published": published_blocks}
+"""Named sets of fragments."""
+
+
+def blocks_of(fragments: str | Sequence[tuple[str, Sequence[int]]]) -> Sequence[Block]:
+    """Return the fragments of a named set, or the user's, or raise `ValueError` naming the one that is none."""
+    if isinstance(fragments, str):
+        return choose("fragments", fragments, SETS)()
+    if not isinstance(fragments, Sequence):
+        raise ValueError(
+            f"fragments must be a list of pairs (SMILES, stems), or {' or '.join(SETS)}, got {fragments!r}."
+        )
+    if not fragments:
+        raise ValueError("fragments must name at least one fragment, got an empty list.")
+    return [_own_block(f"fragments[{index}]", fragment) for index, fragment in enumerate(fragments)]
+
+
+def _own_block(name: str, fragment: object) -> Block:
+    match fragment:
+        case [str(smiles), [*stems]] if all(type(stem) is int for stem in stems):
+            pass
+        case _:
+            raise ValueError(f'{name} must be a pair such as ("CCO", [0, 1]), got {fragment!r}.')
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+    atoms = molecule.GetNumAtoms() if molecule else 0
+    if not atoms or len(Chem.GetMolFrags(molecule)) > 1:
+        raise ValueError(f"{name} must begin with the SMILES of one molecule, got {smiles!r}.")
+    if any(atom.GetAtomicNum() == 0 or atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()):
+        raise ValueError(f"{name} must have neither radicals nor unknown atoms, got {smiles!r}.")
+    if not 1 <= len(stems) == len(set(stems)) <= MAX_STEMS or not all(0 <= stem < atoms for stem in stems):
+        raise ValueError(
+            f"{name} must have 1 to {MAX_STEMS} different stems out of the atoms 0 to {atoms - 1} of {smiles!r}, got "
+            f"{stems}."
+        )
+    bare = [stem for stem in stems if molecule.GetAtomWithIdx(stem).GetTotalNumHs() == 0]
+    if bare:
+        raise ValueError(f"{name}: atom {bare[0]} of {smiles!r} has no hydrogen to give up as a stem.")
+    return Block(smiles, tuple(stems))
 
 
 def assemble(parts: Sequence[Chem.Mol], joins: Sequence[tuple[int, int, int, int]]) -> Chem.Mol:
