@@ -21,8 +21,8 @@ train: .venv  ## the main job: Munchausen DQN with TLM on the 4-dimensional hype
 	$(BIN)/python agents/run.py --agent mdqn --backward tlm --trajectories 112000 --seed 3 --out runs/main --overwrite
 
 compare: .venv  ## agents, Stable-Baselines3, random and MCMC on the same hypergrid: runs/compare/report/report.html
-	$(BIN)/python baselines/sweep.py --out runs/compare
-	$(BIN)/python baselines/compare.py runs/compare --out runs/compare/report
+	$(BIN)/python agents/sweep.py --out runs/compare
+	$(BIN)/python agents/compare.py runs/compare --out runs/compare/report
 
 test: .venv  ## style and the quick tests
 	$(BIN)/ruff check .
@@ -36,7 +36,7 @@ check: .venv  ## types (pyright fetches itself from npm the first time)
 	$(BIN)/pyright
 
 bench: .venv  ## speed of rollouts, training and the vector environment
-	$(BIN)/python -m agents.bench
+	$(BIN)/python -m agents.runs.bench
 
 format: .venv  ## put the code into the project's format
 	$(BIN)/ruff check --fix .

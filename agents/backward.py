@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.buffer import RolloutBuffer
-from agents.losses import log_prob
-from agents.networks import Evaluation, Network, Targets
+from agents.networks.base import Evaluation, Network
+from agents.networks.target import Targets
+from agents.objectives.losses import log_prob
 from agents.optimizer import Optimizer
-from agents.rollout import Trajectories
+from agents.sampling.buffer import RolloutBuffer
+from agents.sampling.rollout import Trajectories
 from gfn_envs.dag import DAG
 
 

@@ -13,19 +13,21 @@ import torch
 from torch import Tensor
 
 from agents import backward as backward_policies
-from agents import losses
-from agents.agent import Agent
 from agents.backward import Backward, BackwardSettings
-from agents.balance import Balance, ConstantFlow, Loss, NetworkFlow
-from agents.buffer import RolloutBuffer
 from agents.config import Config, flatten, preset
-from agents.evaluation import Evaluator
-from agents.graph_transformer import GraphTransformer
-from agents.mdqn import MunchausenDQN
-from agents.networks import MLP, Network, Targets
+from agents.evaluation.evaluator import Evaluator
+from agents.networks.base import Network
+from agents.networks.graph_transformer import GraphTransformer
+from agents.networks.mlp import MLP
+from agents.networks.target import Targets
+from agents.networks.transformer import Transformer
+from agents.objectives import losses
+from agents.objectives.balance import Balance, ConstantFlow, Loss, NetworkFlow
+from agents.objectives.base import Agent
+from agents.objectives.dqn import MunchausenDQN
 from agents.optimizer import Optimizer
+from agents.sampling.buffer import RolloutBuffer
 from agents.trainer import Trainer
-from agents.transformer import Transformer
 from gfn_envs import make
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from agents.backward import BackwardSettings
-from agents.evaluation import EvaluationSettings
-from agents.mdqn import DQNSettings
+from agents.evaluation.evaluator import EvaluationSettings
+from agents.objectives.dqn import DQNSettings
 from gfn_envs.errors import choose
 
 

@@ -11,14 +11,15 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
-from agents.agent import Agent
 from agents.backward import Backward
-from agents.buffer import RolloutBuffer
 from agents.config import Config
-from agents.evaluation import Evaluator
-from agents.networks import Network, Targets
-from agents.random_state import get_state, make_generator, set_state
-from agents.rollout import Trajectories, compacts, rollout
+from agents.evaluation.evaluator import Evaluator
+from agents.networks.base import Network
+from agents.networks.target import Targets
+from agents.objectives.base import Agent
+from agents.sampling.buffer import RolloutBuffer
+from agents.sampling.random_state import get_state, make_generator, set_state
+from agents.sampling.rollout import Trajectories, compacts, rollout
 from gfn_envs.dag import DAG, log_rewards_or_error
 
 CHECK_EVERY = 100

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from agents.config import RunSettings, json_object
-from agents.evaluation import EvaluationSettings
+from agents.evaluation.evaluator import EvaluationSettings
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from agents.agent import Agent
 from agents.backward import Uniform
-from agents.buffer import RolloutBuffer
-from agents.networks import Network
-from agents.rollout import Policy
+from agents.networks.base import Network
+from agents.objectives.base import Agent
+from agents.sampling.buffer import RolloutBuffer
+from agents.sampling.rollout import Policy
 from gfn_envs.dag import DAG
 
 

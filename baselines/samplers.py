@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from agents.random_state import get_state, make_generator, set_state
-from agents.rollout import Policy, Trajectories, rollout
+from agents.sampling.random_state import get_state, make_generator, set_state
+from agents.sampling.rollout import Policy, Trajectories, rollout
 from baselines.method import Method, Progress
 from gfn_envs.dag import DAG
 

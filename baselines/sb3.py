@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor
 
-from agents.rollout import Policy
+from agents.sampling.rollout import Policy
 from baselines.config import BaselineConfig
 from baselines.method import Method, Progress
 from baselines.vec_env import ToSB3VecEnv

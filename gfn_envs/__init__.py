@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from gfn_envs.registry import make, register, registered
 
 if TYPE_CHECKING:
-    from gfn_envs.bitsequence import BitSequence
     from gfn_envs.check import check_dag
     from gfn_envs.dag import DAG
+    from gfn_envs.envs.bitsequence import BitSequence
+    from gfn_envs.envs.hypergrid import Hypergrid
+    from gfn_envs.envs.qm9.dag import QM9
+    from gfn_envs.envs.seh.dag import SEH
     from gfn_envs.exact import Enumeration, enumerate_dag
-    from gfn_envs.hypergrid import Hypergrid
-    from gfn_envs.qm9.dag import QM9
-    from gfn_envs.seh.dag import SEH
     from gfn_envs.wrappers import BackwardWalk
 
 __all__ = [
@@ -37,12 +37,12 @@ __all__ = [
 
 _LAZY = {
     "BackwardWalk": "gfn_envs.wrappers",
-    "BitSequence": "gfn_envs.bitsequence",
+    "BitSequence": "gfn_envs.envs.bitsequence",
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
-    "Hypergrid": "gfn_envs.hypergrid",
-    "QM9": "gfn_envs.qm9.dag",
-    "SEH": "gfn_envs.seh.dag",
+    "Hypergrid": "gfn_envs.envs.hypergrid",
+    "QM9": "gfn_envs.envs.qm9.dag",
+    "SEH": "gfn_envs.envs.seh.dag",
     "check_dag": "gfn_envs.check",
     "enumerate_dag": "gfn_envs.exact",
 }
@@ -54,8 +54,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-register("gfn/Hypergrid-v0", "gfn_envs.hypergrid:Hypergrid")
-register("gfn/HypergridHard-v0", "gfn_envs.hypergrid:Hypergrid", reward="hard")
-register("gfn/BitSequence-v0", "gfn_envs.bitsequence:BitSequence")
-register("gfn/QM9-v0", "gfn_envs.qm9.dag:QM9")
-register("gfn/SEH-v0", "gfn_envs.seh.dag:SEH")
+register("gfn/Hypergrid-v0", "gfn_envs.envs.hypergrid:Hypergrid")
+register("gfn/HypergridHard-v0", "gfn_envs.envs.hypergrid:Hypergrid", reward="hard")
+register("gfn/BitSequence-v0", "gfn_envs.envs.bitsequence:BitSequence")
+register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
+register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")

@@ -34,7 +34,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def missing_data() -> str:
     """Return why the files cannot be had, "" if they can; one short try to download them where they are missing."""
     pytest.importorskip("rdkit")
-    from gfn_envs.seh import download
+    from gfn_envs.envs.seh import download
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "TIMEOUT", 5.0)

@@ -1,0 +1,6 @@
+"""Set runs side by side: python agents/compare.py DIR... --out REPORT."""
+
+from agents.runs.script import run
+
+if __name__ == "__main__":
+    run("agents.runs.compare")

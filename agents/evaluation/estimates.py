@@ -1,0 +1,62 @@
+"""Bounds and estimates by importance sampling with trajectories: log P_theta(x), ELBO, EUBO.
+
+Source: Gritsaev et al. 2025 (arXiv 2410.15474), section 4 (log P_theta of a test set by backward rollouts); Blessing et
+al. 2024 (arXiv 2406.07423) for the two bounds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from agents.objectives.base import Agent
+from agents.objectives.losses import log_prob
+from agents.sampling.rollout import Trajectories, compacts, rollout
+from gfn_envs.exact import log_symmetry
+
+
+@torch.no_grad()
+def log_ratios(agent: Agent, trajectories: Trajectories) -> Tensor:
+    """Return `sum_t log P_F - sum_t log P_B`, `[B]`, of each trajectory."""
+    rows, dag = trajectories.rows, agent.dag
+    log_pf = log_prob(agent.policy()(rows.states), dag.action_mask(rows.states), rows.actions)
+    log_pb = agent.backward.log_prob(agent.network.at(rows.states), rows.backward_actions)
+    edges = rows.pad(torch.where(rows.has_action, log_pf, 0.0))[:, :-1]
+    return edges.sum(1) - rows.pad(torch.where(rows.has_parent, log_pb, 0.0))[:, 1:].sum(1)
+
+
+@torch.no_grad()
+def log_likelihood(
+    agent: Agent, states: Tensor, num_rollouts: int, generator: torch.Generator | None, chunk: int | None = None
+) -> Tensor:
+    """Return an estimate of log P_theta(x) of terminal `states [N, d]`, the probability that P_F ends there, `[N]`.
+
+    `logsumexp over K of (log P_F - log P_B)(tau_k) - log K`, `tau_k` walks backwards from x by P_B, K = `num_rollouts`;
+    a lower bound in expectation, tighter with K. Where the DAG renames slots, x stands for its class, and log |Aut(x)|
+    is taken off, as slots that are the same to P_F are counted apart by P_B. Works through `chunk` walks at a time; by
+    default as many as suit a CPU's cache, or many off the CPU.
+    """
+    chunk = chunk or (64 if compacts(states.device) else 4096)
+    starts = states.repeat_interleave(num_rollouts, 0)
+    ratios = [
+        log_ratios(agent, rollout(agent.dag, agent.backward.logits, part, generator, backward=True))
+        for part in starts.split(chunk)
+    ]
+    estimate = torch.cat(ratios).view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
+    return estimate - log_symmetry(agent.dag, states)
+
+
+@torch.no_grad()
+def elbo(agent: Agent, num_samples: int, generator: torch.Generator | None) -> Tensor:
+    """Return the mean of `log R(x) - (log P_F - log P_B)(tau)` over samples of P_F: a lower bound on log Z."""
+    batch = rollout(agent.dag, agent.policy(), agent.dag.reset(num_samples), generator)
+    return (batch.log_reward - log_ratios(agent, batch)).mean()
+
+
+@torch.no_grad()
+def eubo(agent: Agent, states: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return the same mean over backward walks from `states [N, d]` sampled from R/Z: an upper bound on log Z."""
+    batch = rollout(agent.dag, agent.backward.logits, states, generator, backward=True)
+    return (batch.log_reward - log_ratios(agent, batch)).mean()

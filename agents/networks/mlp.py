@@ -1,0 +1,72 @@
+"""A multilayer perceptron on the one-hot code of the state vector."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from agents.networks.base import Network
+from gfn_envs.dag import DAG
+
+
+class MLPTorso(nn.Module):
+    """A ReLU network on the concatenated one-hot codes of all state components: `states [B, d] -> features [B, width]`.
+
+    The first layer is a sum of table rows: nothing one-hot is ever formed. Initialised as `torch.nn.Linear` layers.
+    Weights are kept as `[inputs, outputs]`, which costs a small batch half as much to multiply as the usual order.
+    """
+
+    starts: Tensor
+
+    def __init__(self, nvec: tuple[int, ...], width: int, layers: int) -> None:
+        super().__init__()
+        sizes = [sum(nvec)] + [width] * layers
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for inputs, outputs in itertools.pairwise(sizes):
+            bound = 1 / math.sqrt(inputs)
+            self.weights.append(nn.Parameter(torch.empty(inputs, outputs).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
+        self.register_buffer("starts", torch.tensor([0, *nvec[:-1]]).cumsum(0), persistent=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.layers()(states)
+
+    def layers(self) -> Callable[[Tensor], Tensor]:
+        """Return the forward pass as a plain function of the states, without module look-ups."""
+        starts, (table, *weights), (first_bias, *biases) = self.starts, self.weights, self.biases
+        hidden = list(zip(weights, biases, strict=True))
+        bags_of = functools.cache(lambda *size: torch.arange(0, size[0] * size[1], size[1], device=starts.device))
+
+        def features(states: Tensor) -> Tensor:
+            rows = (states + starts).flatten()
+            x = torch.embedding_bag(table, rows, bags_of(*states.shape))[0].add_(first_bias).relu_()
+            for weight, bias in hidden:
+                x = torch.addmm(bias, x, weight).relu_()
+            return x
+
+        return features
+
+
+class MLP(Network):
+    """A network on the one-hot code of the state vector: `layers` hidden layers of `width` ReLU units, linear heads."""
+
+    def __init__(
+        self, dag: DAG, width: int = 256, layers: int = 2, shared_torso: bool = True, zero_backward: bool = True
+    ) -> None:
+        sizes = {"pf": dag.num_actions, "pb": dag.num_backward_actions, "flow": 1, "count": 1}
+        heads: dict[str, nn.Module] = {name: nn.Linear(width, size) for name, size in sizes.items()}
+        super().__init__(lambda: MLPTorso(dag.nvec, width, layers), heads, shared_torso, zero_backward)
+        self.to(dag.device)
+
+    def sampler(self, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """As `Network.sampler`, with the look-ups done once a rollout: a step on 16 states takes half the time."""
+        torso, head = self.torsos[self._torso_of["pf"]], self.heads["pf"]
+        assert isinstance(torso, MLPTorso)
+        assert isinstance(head, nn.Linear)
+        features, weight, bias = torso.layers(), (scale * head.weight.t()).contiguous(), scale * head.bias
+        return lambda states: torch.addmm(bias, features(states), weight)

@@ -1,0 +1,1 @@
+"""What a forward policy minimises: flow losses and soft Q-learning."""

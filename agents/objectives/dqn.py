@@ -1,0 +1,152 @@
+"""Soft DQN and Munchausen DQN: Q-learning on the entropy-regularised problem whose optimum is the GFlowNet's P_F.
+
+Source: Tiapkin et al. 2024 (arXiv 2310.12934), section 4; Munchausen term: Vieillard et al. 2020 (arXiv 2007.14430).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agents.backward import Backward
+from agents.networks.base import Evaluation, Network
+from agents.networks.target import Targets
+from agents.objectives.base import Agent
+from agents.objectives.losses import huber, log_prob, munchausen_target, soft_value
+from agents.optimizer import Optimizer
+from agents.sampling.buffer import RolloutBuffer, Transitions
+from agents.sampling.rollout import Policy
+from gfn_envs.dag import DAG
+
+
+@dataclass(frozen=True)
+class DQNSettings:
+    """Settings of mdqn and softdqn."""
+
+    alpha: float = 0.15
+    """Weight of the Munchausen term (mdqn; softdqn has 0); the temperature is 1 / (1 - alpha)."""
+    l0: float = -100.0
+    """Lower bound on the Munchausen term's log-policy."""
+    on_policy: bool = False
+    """Learn from the newest batch of trajectories, all edges alike, instead of prioritised replay."""
+    replay_capacity: int = 100_000
+    """Transitions kept for replay."""
+    replay_batch: int = 256
+    """Transitions in an update."""
+    priority_alpha: float = 0.5
+    """Exponent on the TD loss in the replay priorities; 0 draws uniformly."""
+    priority_beta: float = 0.0
+    """Exponent of the importance weights that undo the priorities' bias; 0 leaves it."""
+    target_rate: float = 0.25
+    """Share of the new weights that the target network takes over."""
+    target_every: int = 1
+    """Iterations between two updates of the target network."""
+    leaf_weight: float = 1.0
+    """Weight in the loss of edges into terminal states."""
+    dueling: bool = False
+    """Read the network as Q = V + tau log softmax(A / tau), V from its flow head, instead of Q from its P_F head."""
+
+
+class MunchausenDQN(Agent):
+    """Q(s, a) regressed on log P_B + V_target(s') + alpha clip(tau log pi_target(a|s)), tau = 1 / (1 - alpha).
+
+    V(s) = tau logsumexp Q(s, .)/tau, log R(x) at terminal states; pi = softmax(Q / tau) is P_F, so that sampling,
+    target and Munchausen term share one temperature. With alpha = 0 it is soft DQN. Huber loss on prioritised
+    transitions, or on-policy on those of the newest batch.
+    """
+
+    def __init__(
+        self,
+        dag: DAG,
+        network: Network,
+        targets: Targets,
+        backward: Backward,
+        optimizer: Optimizer,
+        settings: DQNSettings,
+    ) -> None:
+        super().__init__(dag, network, backward)
+        self.optimizer, self.settings = optimizer, settings
+        self.temperature = 1 / (1 - settings.alpha)
+        self.target = targets.get(settings.target_rate, settings.target_every)
+
+    def policy(self) -> Policy:
+        return self.network.sampler(1 / self.temperature)
+
+    @torch.no_grad()
+    def log_z(self) -> Tensor:
+        start = self.dag.reset(1)
+        return self._value(self.network.at(start), self.dag.action_mask(start))[0]
+
+    def td_errors(self, batch: Transitions) -> Tensor:
+        """Return Q(s, a) minus its target, `[B]`, with gradient through Q (and through log P_B where it has one)."""
+        return self._td_errors(batch, self.network.at(batch.states), self.network.at(batch.next_states))
+
+    def _td_errors(self, batch: Transitions, here: Evaluation, there: Evaluation) -> Tensor:
+        """As `td_errors`, given the network at the states and at the next states."""
+        settings, tau = self.settings, self.temperature
+        mask, next_mask = self.dag.action_mask(batch.states), self.dag.action_mask(batch.next_states)
+        log_pb = self.backward.log_prob(there, batch.backward_actions)
+        with torch.no_grad():
+            slow, slow_next = here.under(self.target), there.under(self.target)
+            value = torch.where(batch.done, batch.log_reward, self._value(slow_next, next_mask))
+            log_pi = log_prob(slow.forward_logits / tau, mask, batch.actions)
+        target = munchausen_target(log_pb, value, log_pi, settings.alpha, settings.l0, tau)
+        return self._taken(here, mask, batch.actions) - target
+
+    def _taken(self, here: Evaluation, mask: Tensor, actions: Tensor) -> Tensor:
+        """Return Q(s, a) `[B]` of `actions [B]`."""
+        if self.settings.dueling:
+            return here.log_flow + self.temperature * log_prob(here.forward_logits / self.temperature, mask, actions)
+        return here.forward_logits.gather(1, actions.unsqueeze(1)).squeeze(1)
+
+    def _value(self, here: Evaluation, mask: Tensor) -> Tensor:
+        """Return V(s) `[B]` of soft Q-values; finite also where no action is legal."""
+        if self.settings.dueling:
+            return here.log_flow
+        return soft_value(here.forward_logits, mask, self.temperature)
+
+    def update(self, buffer: RolloutBuffer) -> Tensor:
+        return (self._update_on_policy if self.settings.on_policy else self._update_from_replay)(buffer)
+
+    def _update_on_policy(self, buffer: RolloutBuffer) -> Tensor:
+        losses, edges = self._newest_losses(buffer)
+        real = buffer.newest.rows.has_action[:-1]
+        loss = torch.where(real, losses * self._weights(edges), 0.0).sum() / real.sum()
+        self.optimizer.minimise(loss)
+        return loss.detach()
+
+    def _update_from_replay(self, buffer: RolloutBuffer) -> Tensor:
+        self.observe(buffer)
+        batch, slots, probabilities = buffer.sample_transitions(self.settings.replay_batch)
+        losses = huber(self.td_errors(batch))
+        # Importance weights (N p)^-beta, scaled to a largest one of 1; N cancels.
+        importance = (probabilities / probabilities.min()) ** -self.settings.priority_beta
+        loss = (losses * self._weights(batch) * importance).mean()
+        self.optimizer.minimise(loss)
+        buffer.set_priorities(slots, self._priority(losses.detach()))
+        return loss.detach()
+
+    @torch.no_grad()
+    def observe(self, buffer: RolloutBuffer) -> None:
+        """Put the newest batch into the ring, with the priorities of its present TD errors; on-policy, do nothing."""
+        if self.settings.on_policy:
+            return
+        losses, edges = self._newest_losses(buffer)
+        real = buffer.newest.rows.has_action[:-1]
+        buffer.add_transitions(edges, torch.where(real, self._priority(losses), 0.0))
+
+    def _newest_losses(self, buffer: RolloutBuffer) -> tuple[Tensor, Transitions]:
+        """Return the loss of each row's edge to the next row of the newest batch, `[M - 1]`, and these edges."""
+        edges, rows = Transitions.of(buffer.newest), buffer.newest.rows
+        # Every state but the first is a next state too: one pass over the rows serves both ends of the edges.
+        at = self.network.at(rows.states)
+        return huber(self._td_errors(edges, at.part(slice(0, -1)), at.part(slice(1, None)))), edges
+
+    def _weights(self, batch: Transitions) -> Tensor:
+        return torch.where(batch.done, self.settings.leaf_weight, 1.0)
+
+    def _priority(self, losses: Tensor) -> Tensor:
+        # Not NaN, which cannot be drawn from: the loss shows it, and the trainer stops there.
+        return ((losses + 1e-8) ** self.settings.priority_alpha).nan_to_num(nan=1.0, posinf=1e30)

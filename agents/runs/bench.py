@@ -1,0 +1,142 @@
+"""Speed of training, rollouts and the vector environment: python -m agents.runs.bench [--env gfn/QM9-v0].
+
+Prints the median of some rounds. Compare ratios of runs made side by side on an idle machine, not single figures.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+
+import gfn_envs
+from agents.build import build_trainer
+from agents.config import preset, with_values
+from agents.sampling.rollout import rollout
+
+
+@dataclass
+class Options:
+    """Measure the speed of training, of random rollouts and of the vector environment."""
+
+    seconds: float = 5.0
+    """Length of a round."""
+    rounds: int = 3
+    """Rounds of each measurement; the median is printed."""
+    threads: int = 1
+    """CPU threads of torch."""
+    device: str = "cpu"
+    """Where the DAG and the networks live."""
+    env: str = "gfn/Hypergrid-v0"
+    """Id of the environment."""
+    preset: str = "default"
+    """Named defaults of the training: default, or paper."""
+    batch_size: int = 0
+    """Trajectories an iteration; 0 takes the preset's."""
+    pairs: tuple[str, ...] = ("db-naive", "db-tlm", "subtb-tlm", "tb-tlm", "mdqn-uniform", "mdqn-tlm")
+    """Agents and backward policies to train, each as AGENT-BACKWARD."""
+    warm_up: int = 50
+    """Iterations of training before the measurement."""
+
+
+def per_second(work: Callable[[], float], options: Options) -> list[float]:
+    """Return the units of work done a second in each round; `work` returns how many it did."""
+    rates = []
+    for _ in range(options.rounds):
+        start, done = time.perf_counter(), 0.0
+        while time.perf_counter() - start < options.seconds:
+            done += work()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+        rates.append(done / (time.perf_counter() - start))
+    return rates
+
+
+def training(agent: str, backward: str, options: Options) -> None:
+    """Print iterations a second of one pair, from a fresh network, and CPU time by state that a trajectory visits."""
+    values: dict[str, Any] = {
+        "backward": backward,
+        "eval.max_exact_edges": 0,
+        "eval.elbo_samples": 0,
+        "device": options.device,
+        "learning_starts": 0,
+    }
+    if options.batch_size:
+        values["batch_size"] = options.batch_size
+    settings = with_values(preset(options.env, agent, options.preset), values)
+    trainer = build_trainer(settings, gfn_envs.make(options.env, device=options.device))
+    for _ in range(options.warm_up):
+        trainer.step()
+    steps = iterations = 0
+    started = time.process_time()
+
+    def iteration() -> float:
+        nonlocal steps, iterations
+        trainer.step()
+        steps, iterations = steps + int(trainer.buffer.newest.mask.sum()), iterations + 1
+        return 1.0
+
+    rates = per_second(iteration, options)
+    trajectories = iterations * settings.batch_size
+    milliseconds = 1e3 * (time.process_time() - started) / (steps + trajectories)
+    print(
+        f"{agent + ' ' + backward:16} {statistics.median(rates):8.2f} iterations/s of {settings.batch_size}, "
+        f"{milliseconds:.3f} CPU ms a state, mean length {steps / trajectories:.1f}",
+        flush=True,
+    )
+
+
+def random_rollouts(num_envs: int, options: Options) -> None:
+    """Print useful steps a second of the uniformly random policy."""
+    dag = gfn_envs.make(options.env, device=options.device)
+    logits = torch.zeros(1, dag.num_actions, device=dag.device)
+    generator = torch.Generator(dag.device).manual_seed(0)
+
+    def walk() -> float:
+        return float(rollout(dag, lambda states: logits, dag.reset(num_envs), generator).lengths.sum())
+
+    print(f"random rollouts, {num_envs:6} environments: {statistics.median(per_second(walk, options)):12,.0f} steps/s")
+
+
+def vector_environment(num_envs: int, options: Options) -> None:
+    """Print steps a second of the native vector environment and its ratio to the synchronous one."""
+    rates = {}
+    for mode in ("vector_entry_point", "sync"):
+        envs = gymnasium.make_vec(options.env, num_envs=num_envs, vectorization_mode=mode)
+        _, info = envs.reset(seed=0)
+        rng = np.random.default_rng(0)
+
+        def step(envs: gymnasium.vector.VectorEnv = envs, rng: np.random.Generator = rng) -> float:
+            nonlocal info
+            legal = np.asarray(info["action_mask"], dtype=bool)
+            noise = np.where(legal, rng.random(legal.shape, dtype=np.float32), -1.0)
+            _, _, _, _, info = envs.step(noise.argmax(1))
+            return num_envs
+
+        rates[mode] = statistics.median(per_second(step, options))
+        envs.close()
+    native, sync = rates["vector_entry_point"], rates["sync"]
+    print(f"vector environment, {num_envs} environments: {native:,.0f} steps/s, {native / sync:.1f} times the sync one")
+
+
+def main(options: Options) -> None:
+    """Run all measurements."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    for pair in options.pairs:
+        agent, _, backward = pair.partition("-")
+        training(agent, backward, options)
+    for num_envs in (16, 1024, 16_384):
+        random_rollouts(num_envs, options)
+    vector_environment(1024, options)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,18 @@
+"""What the scripts in agents/ and baselines/ have in common: `python agents/run.py` does as `gfn-train` would."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+
+def run(module: str) -> None:
+    """Run the command line `module.main()` for a script, and exit with its code.
+
+    Python puts a script's own folder first on the path, where files such as agents/config.py would hide a user's
+    module of the same name. This function takes that folder off the path and appends the current folder, where
+    `MODULE:NAME` finds a user's module.
+    """
+    sys.path[:] = [*sys.path[1:], os.getcwd()]
+    sys.exit(importlib.import_module(module).main())

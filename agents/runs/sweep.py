@@ -1,0 +1,196 @@
+"""Run many methods with many seeds, a few at a time: python agents/sweep.py --out runs/compare.
+
+Each run is a process of agents/run.py or baselines/run.py with a folder of its own. Started again, it skips what is
+finished and goes on with what is not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from agents import build
+from agents.config import Config, preset
+from agents.runs.command import FLAG
+from baselines import build as assemble
+from baselines import config as baselines_config
+from gfn_envs.errors import choose
+from gfn_envs.registry import find
+
+ROOT = Path(__file__).resolve().parents[2]
+HELP = """Run methods with several seeds for the same number of trajectories, some at a time.
+
+A method is AGENT+BACKWARD of agents/run.py or an --algo of baselines/run.py, with defaults for the environment; a
+reward mode other than the default follows a colon.
+
+  python agents/sweep.py --out runs/compare
+  python agents/sweep.py --methods mdqn+tlm maskable_ppo maskable_ppo:soft mcmc --seeds 0 1 --out runs/few
+
+Started again with the same settings, it skips finished runs and goes on with the others. What a run prints is in
+NAME.log beside its folder. Then: python agents/compare.py runs/compare --out runs/compare/report"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    methods: tuple[str, ...] = (
+        "mdqn+tlm", "db+tlm", "tb+uniform", "maskable_ppo", "maskable_ppo:soft", "ppo", "dqn", "random", "mcmc",
+    )  # fmt: skip
+    """AGENT+BACKWARD or a baseline, with :REWARD_MODE where that is not the default."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each."""
+    env: str = "gfn/Hypergrid-v0"
+    """Id of the environment."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment as JSON."""
+    trajectories: int = 48_000
+    """Trajectories of each run."""
+    evaluations: int = 6
+    """Evaluations of each run."""
+    jobs: int = 2
+    """Runs at a time, with one thread each."""
+    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/compare"
+    """Folder of the runs' folders."""
+    progress: FLAG = True
+    """Show no progress bar."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its folder's name and the command line that starts it."""
+
+    name: str
+    script: str
+    arguments: tuple[str, ...]
+
+    def command(self, out: Path) -> list[str] | None:
+        """Return the command that starts the run, goes on with it, or None where it is finished.
+
+        Raises `ValueError` where the folder holds a run with other settings.
+        """
+        folder = out / self.name
+        argv = [sys.executable, str(ROOT / self.script)]
+        if not (folder / "config.json").exists():
+            return [*argv, *self.arguments, "--out", str(folder), "--no-progress"]
+        self._check(folder)
+        if (folder / "summary.json").exists():
+            return None
+        return [*argv, "--resume", str(folder), "--no-progress"]
+
+    def _check(self, folder: Path) -> None:
+        from agents.runs.finished import KINDS, RunFolder
+
+        kind = KINDS["agent" if "--agent" in self.arguments else "algo"]
+        found = RunFolder(folder, kind.settings).read_config()
+        if other := wanted(self).differences(found):  # pyright: ignore[reportArgumentType]
+            told = ", ".join(f"{name} {there!r} instead of {here!r}" for name, (here, there) in other.items())
+            raise ValueError(f"{folder} holds a run with {told}: name another --out, or remove it.")
+
+
+def wanted(job: Job) -> Config | baselines_config.BaselineConfig:
+    """Return the settings that a job's command line means."""
+    from agents.runs import train as agents_run
+    from baselines import train as baselines_run
+
+    parse = agents_run.parse if "--agent" in job.arguments else baselines_run.parse
+    return parse(list(job.arguments)).config
+
+
+def plan(options: Options) -> list[Job]:
+    """Return the jobs, a seed of every method before the next; `ValueError` for an unknown name or number."""
+    find(options.env)
+    for name in ("trajectories", "evaluations", "jobs"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    return [_job(options, method, seed) for seed in options.seeds for method in options.methods]
+
+
+def _job(options: Options, method: str, seed: int) -> Job:
+    common = ["--env", options.env, "--env-kwargs", options.env_kwargs, "--seed", str(seed), "--threads", "1"]
+    common += ["--trajectories", str(options.trajectories), "--device", "cpu"]
+    name, _, mode = method.partition(":")
+    agent, plus, backward = name.partition("+")
+    folder = f"{method.replace(':', '-')}-seed{seed}"
+    if plus:
+        choose("agent", agent, build.AGENTS)
+        choose("backward approach", backward, build.BACKWARD)
+        every = -(-options.trajectories // (preset(options.env, agent).batch_size * options.evaluations))
+        given = ["--agent", agent, "--backward", backward, "--eval-every", str(every)]
+        return Job(folder, "agents/run.py", (*given, *common))
+    choose("baseline (or AGENT+BACKWARD)", name, assemble.ALGORITHMS)
+    given = ["--algo", name, "--eval-every", str(-(-options.trajectories // options.evaluations))]
+    return Job(folder, "baselines/run.py", (*given, *common, *(["--reward-mode", mode] if mode else [])))
+
+
+def sweep(options: Options) -> int:
+    """Run the jobs; return the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
+    out = Path(options.out)
+    jobs = plan(options)
+    commands = {job.name: job.command(out) for job in jobs}
+    out.mkdir(parents=True, exist_ok=True)
+    waiting = deque((name, command) for name, command in commands.items() if command is not None)
+    running: dict[str, subprocess.Popen] = {}
+    failed: list[str] = []
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run", disable=not options.progress)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < options.jobs:
+                    name, command = waiting.popleft()
+                    with (out / f"{name}.log").open("ab") as log:
+                        running[name] = subprocess.Popen(
+                            command, stdout=log, stderr=log, env=environment, start_new_session=True
+                        )
+                bar.set_postfix_str(", ".join(running))
+                time.sleep(0.2)
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    bar.update(1)
+                    if running.pop(name).returncode:
+                        failed.append(name)
+                        tqdm.write(f"{name} failed: {_last_lines(out / f'{name}.log')}", file=sys.stderr)
+        except KeyboardInterrupt:
+            # The runs are in sessions of their own, so that Ctrl-C reaches them once, from here.
+            for process in running.values():
+                process.send_signal(signal.SIGTERM)
+            for process in running.values():
+                process.wait()
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 130
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _last_lines(log: Path, count: int = 3) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 1 (a run failed), 2 (wrong input), 130 (stopped)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    options = tyro.cli(Options, args=arguments, prog="python agents/sweep.py", description=HELP)
+    # A kill of this process is to stop the runs too.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return sweep(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)

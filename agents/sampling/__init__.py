@@ -1,0 +1,1 @@
+"""Trajectories: how they are sampled and kept."""

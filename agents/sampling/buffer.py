@@ -1,0 +1,131 @@
+"""The one rollout buffer: the newest batch, a past batch, and a prioritised ring of transitions.
+
+Source: prioritised replay, Schaul et al. 2016 (arXiv 1511.05952).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agents.sampling.random_state import get_state, make_generator, set_state
+from agents.sampling.rollout import Trajectories
+from gfn_envs.dag import DAG
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """`B` edges: `states [B, d]`, `next_states [B, d]`, and `[B]` of everything else.
+
+    `backward_actions` undo `actions`; `log_reward` is that of the next state where it is terminal (`done`), arbitrary
+    elsewhere.
+    """
+
+    states: Tensor
+    actions: Tensor
+    next_states: Tensor
+    backward_actions: Tensor
+    log_reward: Tensor
+    done: Tensor
+
+    @classmethod
+    def of(cls, trajectories: Trajectories) -> Transitions:
+        """Return each row's edge to the next row, `[M - 1]`; those of rows without an action are not edges."""
+        rows = trajectories.rows
+        return cls(
+            states=rows.states[:-1],
+            actions=rows.actions[:-1],
+            next_states=rows.states[1:],
+            backward_actions=rows.backward_actions[1:],
+            log_reward=rows.log_reward[:-1],
+            done=~rows.has_action[1:],
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields by name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+class RolloutBuffer:
+    """The trajectories of the last `past_batches` iterations, and a prioritised ring of `capacity` transitions.
+
+    Everything stays on the DAG's device. What is no edge (the seam between two trajectories, and off the CPU, where
+    nothing may wait for the device, their padding) enters the ring with priority zero: never drawn, but it takes room.
+    """
+
+    def __init__(self, dag: DAG, past_batches: int = 1, capacity: int = 0, seed: int = 0) -> None:
+        self.generator, self.host_generator = make_generator(dag.device, seed), torch.Generator().manual_seed(seed)
+        self.batches: deque[Trajectories] = deque(maxlen=max(1, past_batches))
+        self.capacity, self.filled, self.at = capacity, 0, 0
+        d, device = dag.state_dim, dag.device
+        self.ring = {
+            "states": torch.zeros(capacity, d, dtype=torch.int64, device=device),
+            "actions": torch.zeros(capacity, dtype=torch.int64, device=device),
+            "next_states": torch.zeros(capacity, d, dtype=torch.int64, device=device),
+            "backward_actions": torch.zeros(capacity, dtype=torch.int64, device=device),
+            "log_reward": torch.zeros(capacity, device=device),
+            "done": torch.zeros(capacity, dtype=torch.bool, device=device),
+        }
+        self.priorities = torch.zeros(capacity, device=device)
+
+    def add(self, trajectories: Trajectories) -> None:
+        """Append a batch of trajectories."""
+        self.batches.append(trajectories)
+
+    @property
+    def newest(self) -> Trajectories:
+        """The batch added last."""
+        return self.batches[-1]
+
+    def past(self) -> Trajectories:
+        """Return one of the kept batches, each with equal probability (drawn on the host: a batch is a host object)."""
+        return self.batches[int(torch.randint(len(self.batches), (), generator=self.host_generator))]
+
+    def add_transitions(self, transitions: Transitions, priorities: Tensor) -> None:
+        """Append `transitions` with `priorities [B]`, over the oldest; priority zero is never drawn."""
+        n = min(len(priorities), self.capacity)
+        slots = (torch.arange(n, device=priorities.device) + self.at) % self.capacity
+        for name, value in transitions.tensors().items():
+            self.ring[name].index_copy_(0, slots, value[-n:])
+        self.priorities.index_copy_(0, slots, priorities[-n:])
+        self.at = (self.at + n) % self.capacity
+        self.filled = min(self.filled + n, self.capacity)
+
+    def sample_transitions(self, n: int) -> tuple[Transitions, Tensor, Tensor]:
+        """Draw `n` transitions with probability proportional to priority.
+
+        Returns them, their slots `[n]` (for `set_priorities`) and their probabilities `[n]`.
+        """
+        priorities = self.priorities[: self.filled]
+        slots = torch.multinomial(priorities, n, replacement=True, generator=self.generator)
+        probabilities = priorities[slots] / priorities.sum()
+        return Transitions(**{name: field[slots] for name, field in self.ring.items()}), slots, probabilities
+
+    def set_priorities(self, slots: Tensor, priorities: Tensor) -> None:
+        """Replace the priorities at `slots [n]`."""
+        self.priorities.index_copy_(0, slots, priorities)
+
+    def state_dict(self) -> dict:
+        """Return everything kept, as tensors and numbers; copies, as a saved view takes its whole storage along."""
+        return {
+            "batches": [batch.tensors() for batch in self.batches],
+            "ring": {name: field[: self.filled].clone() for name, field in self.ring.items()},
+            "priorities": self.priorities[: self.filled].clone(),
+            "at": self.at,
+            "generators": [get_state(self.generator), self.host_generator.get_state()],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        self.batches.clear()
+        device = self.priorities.device
+        self.batches.extend(Trajectories(**{k: v.to(device) for k, v in kept.items()}) for kept in state["batches"])
+        self.at, self.filled = state["at"], len(state["priorities"])
+        self.priorities[: self.filled] = state["priorities"]
+        for name, field in self.ring.items():
+            field[: self.filled] = state["ring"][name]
+        set_state(self.generator, state["generators"][0])
+        self.host_generator.set_state(state["generators"][1])

@@ -1,0 +1,131 @@
+"""The loop around a baseline: it completes objects; they are counted, evaluated, checkpointed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from agents.evaluation.evaluator import Evaluator
+from agents.runs import report
+from baselines.config import BaselineConfig
+from baselines.method import FixedPolicy, Method, Progress
+from gfn_envs.dag import DAG
+
+FLUSH_EVERY = 1_000
+"""Reports of a method between two counts of what it completed."""
+
+
+class Session:
+    """Runs one method on one DAG and measures it as agents are measured.
+
+    `history` holds one dictionary of metrics an evaluation, under the names of `agents.trainer.Trainer`; besides them
+    `steps`, environment steps so far, and what the method itself has to say.
+    """
+
+    def __init__(self, config: BaselineConfig, dag: DAG, method: Method) -> None:
+        self.config, self.dag, self.method = config, dag, method
+        self.evaluator = Evaluator(dag, config.eval, seed=config.seed + 2)
+        self.trajectories = self.steps = self._reports = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+
+    def done(self) -> float:
+        """Return the share of the run that is behind, by trajectories or by steps, whichever is further."""
+        shares = ((self.trajectories, self.config.trajectories), (self.steps, self.config.steps))
+        return min(1.0, max(count / limit for count, limit in shares if limit))
+
+    def train(
+        self, on_evaluation: Callable[[dict[str, float]], None], stop: Callable[[], bool], progress: bool = True
+    ) -> bool:
+        """Run to the end, or until `stop()`; return whether the end was reached.
+
+        `on_evaluation` receives each evaluation's metrics after they entered `history`.
+        """
+        if self.done() >= 1:
+            return True
+        in_objects = self.config.trajectories > 0
+        total = self.config.trajectories or self.config.steps
+        bar = tqdm(total=total, unit="traj" if in_objects else "step", disable=not progress)
+        started = time.perf_counter()
+
+        def take(new: Progress) -> bool:
+            nonlocal started
+            before = self.trajectories
+            self._count(new)
+            done = self.done()
+            self.method.schedule(done)
+            bar.n = min(total, self.trajectories if in_objects else self.steps)
+            bar.update(0)
+            every = self.config.eval_every
+            if done >= 1 or self.trajectories // every > before // every:
+                self.seconds += time.perf_counter() - started
+                on_evaluation(self.evaluate())
+                started = time.perf_counter()
+            return done < 1 and not stop()
+
+        with bar:
+            self.method.run(take)
+        self.seconds += time.perf_counter() - started
+        return self.done() >= 1
+
+    def _count(self, new: Progress) -> None:
+        if len(new.states):
+            self.evaluator.add_objects(new.states, new.log_reward, new.lengths)
+        self.trajectories += len(new.states)
+        self.steps += new.steps
+        self._reports += 1
+        if self._reports % FLUSH_EVERY == 0:
+            self.evaluator.flush()
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the method, append the metrics to `history` and return them."""
+        last = self.history[-1] if self.history else {"seconds": 0.0, "steps": 0}
+        seconds = self.seconds - last["seconds"]
+        metrics: dict[str, float] = {
+            "trajectories": self.trajectories,
+            "reward_calls": self.trajectories,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "steps_per_second": (self.steps - last["steps"]) / seconds if seconds > 0 else 0.0,
+            **self.method.metrics(),
+            **self.evaluator.sample_metrics(),
+        }
+        if self.method.exact and self.evaluator.enumeration:
+            metrics |= self.evaluator.policy_metrics(self.evaluator.enumeration, self.method.policy())
+        if self.method.stochastic:
+            metrics |= self.evaluator.likelihood_metrics(self._agent(), last=self.done() >= 1)
+        self.history.append(metrics)
+        return metrics
+
+    def _agent(self) -> FixedPolicy:
+        return FixedPolicy(self.dag, self.method.policy())
+
+    def write_samples(self, folder: Path) -> None:
+        """Write `samples.csv` of molecules where log P can be told, which no SB3 network can on renamed slots."""
+        if self.method.stochastic:
+            report.write_samples(self._agent(), self.config.eval, self.config.seed, folder)
+
+    def draw(self, folder: Path) -> list[Path]:
+        """Draw the run's pictures into `folder` and return the paths of those that apply."""
+        policy = self.method.policy() if self.method.exact else None
+        return report.draw(folder, self.history, self.evaluator, policy, self.config.seed)
+
+    def state_dict(self) -> dict:
+        """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
+        return {
+            "method": self.method.state_dict(),
+            "evaluator": self.evaluator.state_dict(),
+            "counts": [self.trajectories, self.steps, self._reports],
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        self.method.load_state_dict(state["method"])
+        self.evaluator.load_state_dict(state["evaluator"])
+        self.trajectories, self.steps, self._reports = state["counts"]
+        self.seconds, self.history = state["seconds"], list(state["history"])

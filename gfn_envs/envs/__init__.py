@@ -1,0 +1,1 @@
+"""The environments, a file or a folder each."""

@@ -1,0 +1,244 @@
+"""What environments that build molecules share: rewards, symmetry, and the way to and from RDKit and SMILES.
+
+Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.2, molecules by a GFlowNet with reward r^beta; the exact law of
+a target over graphs needs the factor |Aut| (Kim et al. 2025, arXiv 2506.02685).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import textwrap
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gfn_envs.dag import DAG
+from gfn_envs.envs.molecules.symmetry import canonical_order, log_automorphisms, rename
+from gfn_envs.errors import choose
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rdkit.Chem import Mol
+
+CACHE_SIZE = 100_000
+"""Rewards of a user's callable that are remembered; the oldest are forgotten first."""
+
+SYMMETRY = {"exact": True, "reference": False}
+
+REWARD_INPUT = {"smiles": False, "states": True}
+
+
+def require_rdkit() -> Any:
+    """Return the module `rdkit.Chem`, or raise `ModuleNotFoundError` that says which extra brings it."""
+    try:
+        return importlib.import_module("rdkit.Chem")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "This needs RDKit, which is not installed: pip install 'gfn-envs[molecules]'. Steps, masks and the gap "
+            "reward of gfn/QM9-v0 do without."
+        ) from error
+
+
+class MoleculeDAG(DAG):
+    """A DAG whose states are molecular graphs in slots, the stopped flag last.
+
+    With `symmetry="exact"` terminal graphs are sampled in proportion to `r^beta`, with `"reference"`, which leaves the
+    number of automorphisms out of `log_reward` as the literature does, in proportion to `r^beta / |Aut|`.
+
+    Args:
+        reward: the name of the built-in reward, a callable, or a callable named as `"module:function"`. A callable
+            takes a batch of distinct molecules and returns their rewards r, positive finite numbers, one each.
+        reward_input: what a callable takes: `"smiles"`, a list of canonical SMILES, or `"states"`, canonical terminal
+            states int64 `[B, d]` on the DAG's device. It is asked about complete molecules only, and about each once as
+            long as it is among the last `CACHE_SIZE`.
+        symmetry: `"exact"` or `"reference"`.
+        beta: the exponent of r, positive.
+        mode_thresholds: rewards r from which on a molecule may count as a mode; None for those of the built-in reward,
+            and for none at all with a callable.
+        device: where its tensors live.
+    """
+
+    built_in: str
+    """Name of the built-in reward."""
+    built_in_thresholds: tuple[float, ...]
+    """The built-in reward's `mode_thresholds`."""
+    mode_thresholds: tuple[float, ...]
+    """Rewards r from which on a molecule may count as a mode, increasing."""
+
+    def __init__(
+        self,
+        reward: str | Callable[..., Any],
+        reward_input: str,
+        symmetry: str,
+        beta: float,
+        mode_thresholds: Sequence[float] | None,
+        device: str | torch.device,
+    ) -> None:
+        super().__init__(device)
+        if isinstance(beta, bool) or not (isinstance(beta, int | float) and 0 < beta < math.inf):
+            raise ValueError(f"beta must be a positive, finite number, got {beta!r}.")
+        self.beta = float(beta)
+        self.exact_symmetry = choose("symmetry", symmetry, SYMMETRY)
+        takes_states = choose("reward_input", reward_input, REWARD_INPUT)
+        own = _callable(reward, self.built_in)
+        self._own_reward = _CachedReward(self, *own, takes_states) if own else None
+        if mode_thresholds is None:
+            mode_thresholds = () if own else self.built_in_thresholds
+        self.mode_thresholds = _increasing(mode_thresholds)
+
+    @abstractmethod
+    def built_in_rewards(self, states: Tensor) -> Tensor:
+        """Return the built-in reward r of `states [B, d]`, float32 `[B]`, positive and finite for any state."""
+
+    @abstractmethod
+    def coloured(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a renaming of slots moves: colours int64 `[B, N]`, 0 in empty slots, and pairs `[B, N, N]`."""
+
+    @abstractmethod
+    def joined(self, colours: Tensor, pairs: Tensor, stopped: Tensor) -> Tensor:
+        """Return the states `[B, d]` of which `coloured` gives this, with flags `stopped [B, 1]`."""
+
+    @abstractmethod
+    def to_molecules(self, states: Tensor) -> list[Mol]:
+        """Return an RDKit molecule, sanitised, for each of `states [B, d]`, complete or not."""
+
+    @property
+    def molecules_scored(self) -> int:
+        """Number of molecules handed to the user's callable so far; 0 with the built-in reward."""
+        return self._own_reward.calls if self._own_reward else 0
+
+    def is_terminal(self, states: Tensor) -> Tensor:
+        return states[:, -1] == 1
+
+    def rewards(self, states: Tensor) -> Tensor:
+        """Return r of terminal `states [B, d]`, float32 `[B]` (some positive number elsewhere)."""
+        return self._own_reward(states) if self._own_reward else self.built_in_rewards(states)
+
+    def log_reward(self, states: Tensor) -> Tensor:
+        """Return `beta log r`, plus log |Aut| where `symmetry="exact"`, float32 `[B]`."""
+        return self.beta * self.rewards(states).log() + self._log_symmetry_counted(states)
+
+    def reward_of(self, states: Tensor, log_reward: Tensor) -> Tensor:
+        """Return r `[B]` of `states [B, d]` from their `log_reward [B]`."""
+        return ((log_reward - self._log_symmetry_counted(states)) / self.beta).exp()
+
+    def _log_symmetry_counted(self, states: Tensor) -> Tensor | float:
+        return self.log_symmetry(states) if self.exact_symmetry else 0.0
+
+    def log_symmetry(self, states: Tensor) -> Tensor:
+        """Return log |Aut|, float32 `[B]`: the renamings of filled slots that change nothing."""
+        return log_automorphisms(*self.coloured(states))
+
+    def canonical(self, states: Tensor) -> Tensor:
+        """Return states `[B, d]` that are equal exactly for those that differ by a renaming of slots."""
+        colours, pairs = self.coloured(states)
+        return self.joined(*rename(colours, pairs, canonical_order(colours, pairs)), states[:, -1:])
+
+    def to_smiles(self, states: Tensor) -> list[str]:
+        """Return the canonical SMILES of each of `states [B, d]`, complete or not; "" for the empty graph."""
+        chem = require_rdkit()
+        return [chem.MolToSmiles(molecule) for molecule in self.to_molecules(states)]
+
+    def describe(self, states: Tensor) -> list[str]:
+        try:
+            smiles = self.to_smiles(states)
+        except ModuleNotFoundError:
+            return super().describe(states)
+        return [
+            (text or "(empty)") + " stopped" * stopped
+            for text, stopped in zip(smiles, states[:, -1].tolist(), strict=True)
+        ]
+
+    def draw(self, path: Tensor, axes: Axes) -> None:
+        """Draw the molecule of the path's last state by RDKit, its SMILES above it."""
+        require_rdkit()
+        draw = importlib.import_module("rdkit.Chem.Draw")
+        (molecule,), (text,) = self.to_molecules(path[-1:]), self.describe(path[-1:])
+        if molecule.GetNumAtoms():
+            axes.imshow(draw.MolToImage(molecule, size=(600, 600)))
+        axes.set_title("\n".join(textwrap.wrap(text, 40, break_on_hyphens=False)), fontsize=7)
+        axes.set_axis_off()
+
+
+def _increasing(thresholds: Sequence[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(sorted(map(float, thresholds)))
+    except (TypeError, ValueError):
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"mode_thresholds must be a list of finite numbers or None, got {thresholds!r}.")
+    return found
+
+
+def _callable(reward: str | Callable[..., Any], built_in: str) -> tuple[Callable[..., Any], str] | None:
+    """Return the user's callable and its name, or None where `reward` names the built-in one."""
+    if callable(reward):
+        return reward, getattr(reward, "__qualname__", type(reward).__name__)
+    if not isinstance(reward, str) or ":" not in reward:
+        choose("reward", reward, {built_in: None, "module:function": None})
+        return None
+    module, _, name = reward.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"reward {reward!r}: cannot load it ({error}). Write 'module:function'; the module must be installed, or "
+            "lie in the current folder."
+        ) from error
+    if not callable(function):
+        raise ValueError(f"reward {reward!r} is not a function but of type {type(function).__name__}.")
+    return function, reward
+
+
+class _CachedReward:
+    """A user's callable on distinct molecules that were not seen before, all of a batch in one call."""
+
+    def __init__(self, dag: MoleculeDAG, function: Callable[..., Any], name: str, takes_states: bool) -> None:
+        self.dag, self.function, self.name, self.takes_states = dag, function, name, takes_states
+        self.calls = 0
+        self._known: dict[Any, float] = {}
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return r float32 `[B]` of `states [B, d]`; 1 where they are not terminal."""
+        complete = self.dag.is_terminal(states)
+        found = torch.ones(len(states), device=states.device)
+        found[complete] = torch.tensor(self._look_up(states[complete]), device=states.device)
+        return found
+
+    def _look_up(self, states: Tensor) -> list[float]:
+        canonical = self.dag.canonical(states)
+        keys = [tuple(row) for row in canonical.tolist()] if self.takes_states else self.dag.to_smiles(canonical)
+        rows = {key: row for row, key in enumerate(keys) if key not in self._known}
+        new = dict(zip(rows, self._ask(canonical, keys, list(rows.values())), strict=True))
+        found = [new[key] if key in new else self._known[key] for key in keys]
+        self._known |= new
+        for key in list(islice(self._known, max(len(self._known) - CACHE_SIZE, 0))):
+            del self._known[key]
+        return found
+
+    def _ask(self, canonical: Tensor, keys: list[Any], rows: list[int]) -> list[float]:
+        """Return the callable's rewards of the molecules in `rows`, checked."""
+        if not rows:
+            return []
+        texts = [f"state {list(keys[row])}" if self.takes_states else repr(keys[row]) for row in rows]
+        result = self.function(canonical[rows] if self.takes_states else [keys[row] for row in rows])
+        self.calls += len(rows)
+        wanted = (
+            f"The reward {self.name} must return {len(rows)} positive, finite numbers for {len(rows)} molecules, of "
+            f"which the first is {texts[0]}"
+        )
+        try:
+            rewards = torch.as_tensor(result, dtype=torch.float32, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{wanted}; it returned {type(result).__name__}: {error}.") from error
+        if rewards.shape != (len(rows),):
+            raise ValueError(f"{wanted}; it returned shape {tuple(rewards.shape)}.")
+        for text, value in zip(texts, rewards.tolist(), strict=True):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{wanted}; it returned {value} (as float32) for {text}.")
+        return rewards.tolist()

@@ -1,0 +1,274 @@
+"""QM9: build a neutral molecule of up to nine atoms C, N, O and F, atom by atom and bond by bond.
+
+Source: the task as in Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3; the molecules of Ramakrishnan et al. 2014
+(doi 10.1038/sdata.2014.22). State space and reward are this project's own, see the class.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gfn_envs.dag import GraphView
+from gfn_envs.envs.molecules.base import MoleculeDAG
+from gfn_envs.envs.molecules.symmetry import canonical_order, mix, rename
+from gfn_envs.envs.qm9 import encoding as molecules
+from gfn_envs.envs.qm9.encoding import (
+    ELEMENTS,
+    MAX_ATOMS,
+    decode,
+    pair_slots,
+    resized,
+    to_states,
+    types_and_orders,
+)
+from gfn_envs.envs.qm9.gap import CHUNK, GapNetwork, bond_labels, load_gap_network
+from gfn_envs.envs.qm9.tables import BACKWARD_PAIR_ACTIONS, NODE_ACTIONS, PAIR_ACTIONS, backward_tables, step_tables
+from gfn_envs.errors import integer_at_least
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+KNOWN = Path(__file__).with_name("known.safetensors")
+TEST_SET = Path(__file__).with_name("test_set.csv")
+
+GAP_LEVEL, GAP_RANGE, REWARD_RANGE = 0.1760, 0.5975, (1e-4, 2.0)
+"""r is 1 at the gap (in Hartree) that 5 % of QM9 fall below, and falls by 1 over the range of QM9's gaps."""
+
+
+class QM9(MoleculeDAG):
+    """A connected graph of up to `max_atoms` atoms with bonds of order 1 to 3; hydrogens fill the free valences.
+
+    An atom has at most as many bonds, counted with their orders, as its valence: C 4, N 3, O 2, F 1. So every state but
+    s0 is a valid neutral molecule. Slots are renamed: removing an atom moves its slot to the end, and clears it; the
+    others keep their order, so that filled slots come first. `canonical` says which states are one graph. The two
+    Kekule structures of an aromatic ring are two graphs (of one SMILES).
+
+    State: int64 `[B, N + P + 1]`, `N = max_atoms`, `P = N (N - 1) / 2`: for each slot its type, 0 empty, 1 C, 2 N, 3 O,
+    4 F; for each pair of slots `i < j`, row by row, the order of their bond, 0 to 3; then the stopped flag.
+    Actions: `4 i + (type - 1)` adds an atom in the first empty slot, joined to atom `i` by a single bond (the first
+    atom: `i = 0`, no bond); `4 N + 3 pair + o` adds a single bond between atoms that have none (`o = 0`), closing a
+    ring, or makes a single bond double (`o = 1`) or triple (`o = 2`); the last action, `4 N + 3 P`, stops.
+    Backward actions: `i` removes an atom with one neighbour, joined by a single bond, or the only atom; `N + 2 pair`
+    removes a single bond that is part of a ring; `N + 2 pair + 1` makes a double or triple bond single; `N + 2 P`
+    undoes the stop, the only backward action of a stopped state.
+    Terminal states: stopped; every molecule of at least one atom can be terminal.
+    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, 1e-4, 2)`, `gap` the HOMO-LUMO gap in Hartree as a network of this
+    project predicts it from the graph (`gfn_envs.envs.qm9.predict_gap`; not the network of the literature, which needs
+    coordinates). `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves `log |Aut|` out.
+    Size: 4, 23, 117, 738, 5,453 and 47,540 molecules (graphs up to renaming) of at most 1 to 6 atoms, about 8 times as
+    many with each further atom; each is a state twice, stopped or not. Longest trajectory at most `2 N + 2` steps.
+    Source: Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3, the task.
+
+    Args:
+        max_atoms: most atoms other than hydrogen, 1 to 9 (the literature: 8).
+        max_rings: most independent rings, bonds - atoms + 1; 10, the most that nine atoms can have, limits nothing.
+        symmetry, beta, reward, reward_input, mode_thresholds, device: as in
+            `gfn_envs.envs.molecules.base.MoleculeDAG`; the built-in reward is `"gap"`.
+    """
+
+    built_in = "gap"
+    built_in_thresholds = (1.04, 1.05, 1.08)
+
+    def __init__(
+        self,
+        max_atoms: int = 9,
+        max_rings: int = 10,
+        symmetry: str = "exact",
+        beta: float = 10.0,
+        reward: str | Callable[..., Any] = "gap",
+        reward_input: str = "smiles",
+        mode_thresholds: Sequence[float] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, device)
+        self.max_atoms = slots = integer_at_least("max_atoms", max_atoms, 1)
+        if slots > MAX_ATOMS:
+            raise ValueError(f"max_atoms must be at most {MAX_ATOMS}, as in QM9, got {max_atoms!r}.")
+        self.max_rings = integer_at_least("max_rings", max_rings, 0)
+        self.num_pairs = pairs = slots * (slots - 1) // 2
+        self.nvec = (len(ELEMENTS) + 1,) * slots + (4,) * pairs + (2,)
+        self.num_actions = NODE_ACTIONS * slots + PAIR_ACTIONS * pairs + 1
+        self.num_backward_actions = slots + BACKWARD_PAIR_ACTIONS * pairs + 1
+        # Each bond is made once and its order set once: both count towards the orders' sum, 2 N at the most.
+        self.max_steps = 2 + 2 * min(slots, pairs, slots - 1 + self.max_rings)
+        self._steps = step_tables(slots, self.device)
+        self._backward_steps = backward_tables(slots, self.device)
+        first, second = pair_slots(slots, torch.device("cpu"))
+        ends = torch.eye(slots)[first], torch.eye(slots)[second]
+        self._ends = (ends[0] + ends[1]).to(self.device)
+        edges = (ends[0] - ends[1])[:, 1:]
+        self._laplacians = (edges.unsqueeze(2) * edges.unsqueeze(1)).flatten(1).to(self.device)
+        self._is_first = torch.arange(slots, device=self.device) == 0
+        self._first, self._second = first.to(self.device), second.to(self.device)
+
+    def reset(self, n: int) -> Tensor:
+        return torch.zeros(n, self.state_dim, dtype=torch.int64, device=self.device)
+
+    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        num_atoms = (states[:, : self.max_atoms] > 0).sum(1)
+        rows = num_atoms * self.num_actions + actions
+        written, values, undo = (table.index_select(0, rows) for table in self._steps)
+        return states.scatter(1, written, values), undo
+
+    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
+        sources, written, values, bonds, undone, redo = (
+            table.index_select(0, backward_actions) for table in self._backward_steps
+        )
+        previous = states.gather(1, sources).scatter(1, written, values)
+        neighbour = (states.gather(1, bonds) > 0).int().argmax(1)
+        value = states.gather(1, undone).squeeze(1)
+        # The clamp is for illegal actions: an empty slot has no type.
+        return previous, (redo + NODE_ACTIONS * neighbour + value - 1).clamp(min=0)
+
+    def action_mask(self, states: Tensor) -> Tensor:
+        types, orders, going = self._parts(states)
+        # Slot 0 is empty in s0 alone: there it counts as an atom that the first one may join.
+        atoms = (types > 0) | self._is_first
+        free = torch.where(atoms & going, 5 - types, 0) - orders @ self._ends
+        room = types[:, -1:] == 0
+        least = torch.minimum(free.index_select(1, self._first), free.index_select(1, self._second))
+        open_rings = (orders > 0).sum(1, keepdim=True) - (types > 0).sum(1, keepdim=True) + 1
+        mask = torch.empty(len(states), self.num_actions, dtype=torch.bool, device=states.device)
+        pairs = mask[:, NODE_ACTIONS * self.max_atoms : -1].unflatten(1, (self.num_pairs, PAIR_ACTIONS))
+        mask[:, : NODE_ACTIONS * self.max_atoms] = ((free >= 1) & room).repeat_interleave(NODE_ACTIONS, 1)
+        pairs[:, :, 0] = (orders == 0) & (least >= 1) & (open_rings < self.max_rings)
+        pairs[:, :, 1] = (orders == 1) & (least >= 1)
+        pairs[:, :, 2] = (orders == 1) & (least >= 2)
+        mask[:, -1:] = going & (types[:, :1] > 0)
+        return mask
+
+    def backward_action_mask(self, states: Tensor) -> Tensor:
+        types, orders, going = self._parts(states)
+        mask = torch.empty(len(states), self.num_backward_actions, dtype=torch.bool, device=states.device)
+        pairs = mask[:, self.max_atoms : -1].unflatten(1, (self.num_pairs, BACKWARD_PAIR_ACTIONS))
+        mask[:, : self.max_atoms] = (types > 0) & (orders @ self._ends <= 1) & going
+        pairs[:, :, 0] = (orders == 1) & self._on_rings(types > 0, orders > 0) & going
+        pairs[:, :, 1] = (orders > 1) & going
+        mask[:, -1:] = ~going
+        return mask
+
+    def _parts(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return types `[B, N]` and orders `[B, P]` as float32 (much faster than int64) and not stopped `[B, 1]`."""
+        return states[:, : self.max_atoms].float(), states[:, self.max_atoms : -1].float(), states[:, -1:] == 0
+
+    def _on_rings(self, atoms: Tensor, bonds: Tensor) -> Tensor:
+        """Return which of `bonds [B, P]` lie on a ring of the connected graph of `atoms [B, N]`, bool `[B, P]`.
+
+        As resistors of 1 ohm, a bond that is a bridge has the resistance 1 between its ends, one on a ring of n atoms
+        at most 1 - 1/n. With G the inverse of the Laplacian L without slot 0 (where G is 0), the resistance is
+        G_ii + G_jj - 2 G_ij (Klein and Randic 1993, doi 10.1007/BF01164627).
+        """
+        size = self.max_atoms - 1
+        matrix = (bonds.float() @ self._laplacians).T.reshape(size, size, len(bonds))
+        matrix.diagonal(dim1=0, dim2=1).add_(~atoms[:, 1:])
+        # Gauss-Jordan sweeps, all graphs at once: the matrix is positive definite, so no pivot is needed. It ends in
+        # minus the inverse, and is about 20 times faster than torch.linalg.inv_ex on a CPU.
+        for k in range(size):
+            pivot, column = matrix[k, k].reciprocal(), matrix[k].clone()
+            row = column * pivot
+            matrix.addcmul_(column.unsqueeze(1), row.unsqueeze(0), value=-1)
+            matrix[k] = matrix[:, k] = row
+            matrix[k, k] = -pivot
+        resistances = -(self._laplacians @ matrix.flatten(0, 1)).T
+        return resistances < 1 - 1 / (2 * self.max_atoms)
+
+    @cached_property
+    def _network(self) -> GapNetwork:
+        return load_gap_network(self.device)
+
+    def built_in_rewards(self, states: Tensor) -> Tensor:
+        gap = torch.cat([self._network(*self.coloured(part)) for part in states.split(CHUNK)])
+        return (1 - (gap - GAP_LEVEL) / GAP_RANGE).clamp(*REWARD_RANGE)
+
+    def coloured(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return types_and_orders(states)
+
+    def joined(self, colours: Tensor, pairs: Tensor, stopped: Tensor) -> Tensor:
+        return to_states(colours, pairs, stopped)
+
+    def graph_view(self) -> GraphView:
+        """Return how the state reads as a graph: a node's features are its type and 1 + its free valence."""
+        return GraphView(
+            slots=self.max_atoms,
+            node_values=(len(ELEMENTS) + 1, len(ELEMENTS) + 2),
+            pair_values=4,
+            whole_values=(2,),
+            ordered=False,
+            node_actions=NODE_ACTIONS,
+            pair_actions=PAIR_ACTIONS,
+            backward_node_actions=1,
+            backward_pair_actions=BACKWARD_PAIR_ACTIONS,
+        )
+
+    def graph(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return nodes `[B, N, 2]`, pairs `[B, N, N]` (bond orders) and whole `[B, 1]` (the stopped flag)."""
+        types, orders = types_and_orders(states)
+        free = torch.where(types > 0, 6 - types - orders.sum(2), 0)
+        return torch.stack([types, free], 2), orders, states[:, -1:].clone()
+
+    def to_molecules(self, states: Tensor) -> list[Mol]:
+        return molecules.to_molecules(states)
+
+    def from_smiles(self, smiles: Sequence[str]) -> Tensor:
+        """Return the terminal states `[B, d]` of molecules, as `gfn_envs.envs.qm9.encoding.from_smiles` does.
+
+        Raises `ValueError`, with the index and the SMILES, for what does not parse or is no state of this environment.
+        """
+        states = molecules.from_smiles(smiles, self.max_atoms).to(self.device)
+        rings = self._rings(states)
+        if (rings > self.max_rings).any():
+            first = int((rings > self.max_rings).int().argmax())
+            raise ValueError(
+                f"smiles[{first}] = {smiles[first]!r}: there must be at most max_rings = {self.max_rings} rings, this "
+                f"has {int(rings[first])}."
+            )
+        return states
+
+    def graph_keys(self, states: Tensor) -> Tensor:
+        """Return a hash of the molecules that `states [B, d]` are, int64 `[B]`, the same for every `max_atoms`.
+
+        It is the same for renamed slots, stopped or not, and for the Kekule structures of a benzene ring.
+        """
+        types, orders = types_and_orders(resized(states, MAX_ATOMS))
+        bonds = bond_labels(orders)
+        types, bonds = rename(types, bonds, canonical_order(types, bonds))
+        values = to_states(types, bonds, torch.zeros_like(states[:, -1:]))
+        places = torch.arange(1, values.shape[1] + 1, device=values.device)
+        return mix((mix(8 * places + values) * (values > 0)).sum(1))
+
+    def is_novel(self, states: Tensor) -> Tensor:
+        """Return bool `[B]`: which molecules are not in QM9."""
+        keys = self.graph_keys(states)
+        return self._known[torch.searchsorted(self._known, keys).clamp(max=len(self._known) - 1)] != keys
+
+    @cached_property
+    def _known(self) -> Tensor:
+        try:
+            return load_file(KNOWN)["keys"].to(self.device)
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"{KNOWN}, the keys of QM9, is missing or damaged ({error}): reinstall gfn-envs."
+            ) from None
+
+    def test_states(self) -> Tensor:
+        """Return the test set, molecules of QM9 that the gap network was not trained on, terminal states `[M, d]`.
+
+        Of those in `test_set.csv` it keeps the ones of at most `max_atoms` atoms and `max_rings` rings.
+        """
+        with TEST_SET.open(newline="") as file:
+            states = decode([row["state"] for row in csv.DictReader(file)], self.max_atoms)
+        return states[self._rings(states) <= self.max_rings].to(self.device)
+
+    def _rings(self, states: Tensor) -> Tensor:
+        """Return the number of independent rings, bonds - atoms + 1, of `states [B, d]`, int64 `[B]`."""
+        atoms, bonds = (part > 0 for part in states[:, :-1].tensor_split([self.max_atoms], 1))
+        return bonds.sum(1) - atoms.sum(1) + 1
