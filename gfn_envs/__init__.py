@@ -12,12 +12,13 @@ from gfn_envs.registry import make, register, registered
 
 if TYPE_CHECKING:
     from gfn_envs.check import check_dag
-    from gfn_envs.dag import DAG
+    from gfn_envs.dag import DAG, LogRewards
     from gfn_envs.envs.bitsequence import BitSequence
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
     from gfn_envs.envs.seh.dag import SEH
     from gfn_envs.exact import Enumeration, enumerate_dag
+    from gfn_envs.views import GraphView, TokenView
     from gfn_envs.wrappers import BackwardWalk
 
 __all__ = [
@@ -27,7 +28,10 @@ __all__ = [
     "BackwardWalk",
     "BitSequence",
     "Enumeration",
+    "GraphView",
     "Hypergrid",
+    "LogRewards",
+    "TokenView",
     "check_dag",
     "enumerate_dag",
     "make",
@@ -40,9 +44,12 @@ _LAZY = {
     "BitSequence": "gfn_envs.envs.bitsequence",
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
+    "GraphView": "gfn_envs.views",
     "Hypergrid": "gfn_envs.envs.hypergrid",
+    "LogRewards": "gfn_envs.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
     "SEH": "gfn_envs.envs.seh.dag",
+    "TokenView": "gfn_envs.views",
     "check_dag": "gfn_envs.check",
     "enumerate_dag": "gfn_envs.exact",
 }

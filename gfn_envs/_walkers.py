@@ -84,7 +84,7 @@ def _look(dag: DAG, states: Tensor) -> View:
     log_reward = np.zeros(len(terminal))
     if terminal.any():
         complete = states[torch.from_numpy(terminal).to(states.device)]
-        log_reward[terminal] = log_rewards_or_error(dag, complete).double().cpu().numpy()
+        log_reward[terminal] = log_rewards_or_error(dag, complete).log_reward.double().cpu().numpy()
     return View(states, mask, backward_mask, terminal, np.logical_not(backward_mask.any(1)), log_reward)
 
 

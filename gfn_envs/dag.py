@@ -7,62 +7,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from gfn_envs.views import GraphView as GraphView
+from gfn_envs.views import TokenView as TokenView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class TokenView:
-    """How a state vector reads as a row of tokens, for networks over tokens; each component is a token."""
+class LogRewards(NamedTuple):
+    """The two rewards of terminal states, natural logs."""
 
-    length: int
-    """Number of tokens, `state_dim`."""
-    vocabulary: int
-    """Number of values of a token."""
-    values: int
-    """A forward action is `place * values + value`; 0 where actions are not tied to a place."""
-    places: bool
-    """Whether a backward action is a place."""
-
-
-@dataclass(frozen=True)
-class GraphView:
-    """How a state reads as a graph of up to `slots` nodes, for networks over graphs, and where its actions lie on it.
-
-    `dag.graph(states)` gives it, all int64: `nodes [B, slots, K]`, of which feature 0 is 0 exactly in empty slots, and
-    filled slots come first; `pairs [B, slots, slots]`, 0 where nothing joins two nodes; `whole [B, G]` on the graph.
-
-    Forward actions are `slot * node_actions + a`, then `slots * node_actions + pair * pair_actions + a`, and last the
-    stop action; backward actions likewise with the numbers `backward_...` and last the undoing of the stop. Where
-    `ordered`, pair `(i, j)` has the index `i * slots + j`; otherwise `pairs` is symmetric, and the pairs `i < j` are
-    counted row by row, as `torch.triu_indices(slots, slots, 1)` does. Forward actions of a slot add a node that is
-    joined to it; in the empty graph those of slot 0 add the first node.
-    """
-
-    slots: int
-    """Number of node slots."""
-    node_values: tuple[int, ...]
-    """Number of values of each of the K node features."""
-    pair_values: int
-    """Number of values of a pair."""
-    whole_values: tuple[int, ...]
-    """Number of values of each of the G features of the whole graph."""
-    ordered: bool
-    """Whether pair (i, j) differs from (j, i)."""
-    node_actions: int
-    """Forward actions of a slot."""
-    pair_actions: int
-    """Forward actions of a pair."""
-    backward_node_actions: int
-    """Backward actions of a slot."""
-    backward_pair_actions: int
-    """Backward actions of a pair."""
+    log_reward: Tensor
+    """float32 `[B]`: log R, which training and sampling aim at."""
+    log_raw_reward: Tensor
+    """float32 `[B]`: the log of the reward before an exponent and a symmetry factor; metrics report this one."""
 
 
 class DAG(ABC):
@@ -75,36 +38,24 @@ class DAG(ABC):
 
         backward_step(*step(s, a)) == (s, a)        and        step(*backward_step(s', b)) == (s', b)
 
-    (the second one up to a renaming of slots, where an environment documents one and offers `canonical`); the masks
-    are true exactly where this holds; s0 alone has no parent and terminal states alone have no child; no trajectory has
-    more than `max_steps` steps; log rewards are finite. A result depends on its own row alone, whatever the batch;
-    inputs are never changed, and results lie in memory of their own (only actions may be handed back as they came).
+    (the second one up to a renaming of slots where `renames_slots` says so); the masks are true exactly where this
+    holds; s0 alone has no parent and terminal states alone have no child; no trajectory has more than `max_steps`
+    steps; log rewards are finite. A result depends on its own row alone, whatever the batch. Inputs are never changed.
+    Results lie in memory of their own, except that actions may be handed back as they came.
 
     Every method is batched and free of host synchronisation, so that it also runs on a GPU and on torch's `meta`
-    device. A row whose action is illegal may come out as anything, but must neither raise nor touch other rows:
+    device. A row whose action is illegal may come out as anything, but it must neither raise nor touch other rows:
     rollouts step finished rows along and discard the result.
 
-    Optional methods, offered by defining them (ask with `dag.offers(name)`):
+    An environment defines the abstract methods. It overrides the others where their default does not fit. What it can
+    do beyond that (count trajectories, show itself as a graph, draw from the target ...) it tells by defining the
+    methods of a protocol in `gfn_envs.abilities`.
 
-        log_num_trajectories(states) -> float32 [B]     log n(s), n = number of trajectories from s0 to s
-        log_partition() -> float                        log Z in closed form
-        sample_target(n, generator) -> states [n, d]    exact samples of R/Z
-        modes_hit(states) -> bool [B, num_modes]        which of `num_modes` modes terminal states count for
-        test_states() -> states [N, d]                  a fixed set of terminal states to correlate log P with log R on
-        token_view() -> TokenView                       how the state reads as a row of tokens
-        graph_view() -> GraphView                       how the state reads as a graph; with it
-        graph(states) -> nodes, pairs, whole            the graph, as `GraphView` says
-        canonical(states) -> states [B, d]              equal exactly for states that differ by the renaming of slots
-        log_symmetry(states) -> float32 [B]             log |Aut|, the number of renamings of slots that change nothing
-        reward_of(states, log_reward) -> float32 [B]    what metrics report as reward, where not exp(log_reward)
-        to_smiles(states) -> list[str]                  the molecules that terminal states are; with it
-        mode_thresholds: tuple[float, ...]              rewards from which on a molecule may count as a mode
-        is_novel(states) -> bool [B]                    molecules outside the data that the environment comes from
-
-    Where slots are renamed, a policy that treats them alike and is trained to zero loss ends in the class of x, all
-    states that `canonical` maps to one, with probability proportional to `exp(log_reward(x) - log_symmetry(x))`:
-    actions are counted by slot, and |Aut(x)| of them are the same. A DAG whose `log_reward` includes `log_symmetry`
-    is therefore sampled in proportion to the reward itself.
+    Renaming of slots: where an object may be kept in several states that differ by the order of its parts,
+    `renames_slots` is True, and `canonical` maps all these states, the class of x, to one. A policy that treats the
+    slots alike and is trained to zero loss then ends in the class of x with probability proportional to
+    `exp(log_reward(x) - log_symmetry(x))`: actions are counted by slot, and |Aut(x)| of them are the same. A DAG whose
+    `log_reward` includes `log_symmetry` is therefore sampled in proportion to the reward itself.
     """
 
     nvec: tuple[int, ...]
@@ -115,6 +66,16 @@ class DAG(ABC):
     """Number of backward actions."""
     max_steps: int
     """No trajectory from s0 to a terminal state has more steps."""
+    stop_action: int | None = None
+    """The action that completes the object from any state where it is legal; None where there is no such action."""
+    renames_slots: bool = False
+    """Whether several states are one object, and `step(*backward_step(s', b))` may return another of them."""
+    num_modes: int = 0
+    """Number of known modes of the reward; `modes_hit` of `gfn_envs.abilities.HasModes` says what counts for them."""
+    mode_thresholds: tuple[float, ...] = ()
+    """Raw rewards from which on an object may count as a mode, increasing; for rewards whose modes are not known."""
+    metrics: tuple[str, ...] = ()
+    """Names of the metrics that a run on this environment reports besides the standard ones."""
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -148,13 +109,28 @@ class DAG(ABC):
     def log_reward(self, states: Tensor) -> Tensor:
         """Return the natural log of R at terminal `states [B, d]`, float32 `[B]` (any finite value elsewhere)."""
 
+    def log_rewards(self, states: Tensor) -> LogRewards:
+        """Return both rewards of terminal `states [B, d]`; by default both are `log_reward(states)`."""
+        log_reward = self.log_reward(states)
+        return LogRewards(log_reward, log_reward)
+
     def is_terminal(self, states: Tensor) -> Tensor:
         """Return bool `[B]`, True at complete objects; it follows from the mask."""
         return ~self.action_mask(states).any(-1)
 
+    def canonical(self, states: Tensor) -> Tensor:
+        """Return states `[B, d]` that are equal exactly for states of one object; by default the states themselves."""
+        return states
+
+    def log_symmetry(self, states: Tensor) -> Tensor:
+        """Return log |Aut|, float32 `[B]`: the log of the number of renamings of slots that change nothing."""
+        return torch.zeros(len(states), device=states.device)
+
     def offers(self, method: str) -> bool:
-        """Tell whether this DAG has the optional method of that name."""
-        return callable(getattr(self, method, None))
+        # To be removed with its last caller: `isinstance(dag, <a protocol of gfn_envs.abilities>)` takes its place.
+        if method in ("canonical", "log_symmetry"):
+            return self.renames_slots
+        return callable(getattr(self, method, None)) and (method != "modes_hit" or self.num_modes > 0)
 
     def describe(self, states: Tensor) -> list[str]:
         """Return one line of text for each of `states [B, d]`."""
@@ -172,24 +148,31 @@ class DAG(ABC):
         axes.set_ylabel("step")
 
 
-def log_rewards_or_error(dag: DAG, states: Tensor) -> Tensor:
-    """Return `dag.log_reward(states)` as `[B]`, or raise `ValueError` naming the first state with a bad one.
+def log_rewards_or_error(dag: DAG, states: Tensor) -> LogRewards:
+    """Return `dag.log_rewards(states)`, or raise `ValueError` naming the first state with a bad reward.
 
-    Reads the values, hence waits for the device: for tests, checks and single environments, not for a training step.
+    It reads the values and so waits for the device: it is for tests, checks and single environments, not for a
+    training step.
     """
-    log_reward = dag.log_reward(states)
-    if log_reward.shape != states.shape[:1]:
+    rewards = LogRewards(*dag.log_rewards(states))
+    for name, values in rewards._asdict().items():
+        _demand_finite(f"{type(dag).__name__}.{name}", states, values)
+    return rewards
+
+
+def _demand_finite(name: str, states: Tensor, values: Tensor) -> None:
+    """Raise `ValueError` unless `values` are finite numbers, one for each of `states [B, d]`."""
+    if values.shape != states.shape[:1]:
         raise ValueError(
-            f"{type(dag).__name__}.log_reward returned shape {tuple(log_reward.shape)} for {len(states)} states: "
+            f"{name} returned shape {tuple(values.shape)} for {len(states)} states: "
             f"expected ({len(states)},), one number a state."
         )
-    bad = ~torch.isfinite(log_reward)
+    bad = ~torch.isfinite(values)
     if bad.any():
         i = int(bad.nonzero()[0])
-        value = float(log_reward[i])
+        value = float(values[i])
         cause = "the reward is 0" if value == -math.inf else "the reward is infinite" if value == math.inf else "NaN"
         raise ValueError(
-            f"{type(dag).__name__}.log_reward is {value} ({cause}) at state {states[i].tolist()}: log rewards must be "
+            f"{name} is {value} ({cause}) at state {states[i].tolist()}: log rewards must be "
             "finite, so give every terminal state a positive, finite reward (a small floor will do)."
         )
-    return log_reward

@@ -75,8 +75,10 @@ class Enumeration:
     """int64 `[X]`, indices of the terminal states, increasing."""
     log_reward: Tensor
     """float64 `[X]`, the DAG's `log_reward` of the terminal states."""
+    log_raw_reward: Tensor
+    """float64 `[X]`, the log of the raw reward of the terminal states, see `gfn_envs.dag.LogRewards`."""
     log_symmetry: Tensor
-    """float64 `[X]`, the DAG's `log_symmetry` of them, 0 where slots are not renamed."""
+    """float64 `[X]`, the DAG's `log_symmetry` of the terminal states, 0 where slots are not renamed."""
     sorted_keys: Tensor
     key_order: Tensor
     keys: StateKeys
@@ -105,7 +107,7 @@ class Enumeration:
 
     def index(self, states: Tensor) -> Tensor:
         """Return the indices `[B]` of `states [B, d]`; `ValueError` for a state that is not in the DAG."""
-        states = canonical(self.dag, states)
+        states = self.dag.canonical(states)
         index = self.key_order[torch.searchsorted(self.sorted_keys, self.keys(states)).clamp(max=self.num_states - 1)]
         if not torch.equal(self.states[index], states):
             wrong = int((self.states[index] != states).any(1).nonzero()[0])
@@ -117,7 +119,7 @@ class Enumeration:
         """Return the log-probability of every edge, float64 `[E]`: log P_F of `policy`, or log P_B if `backward`."""
         ends, actions = (self.children, self.backward_actions) if backward else (self.parents, self.actions)
         mask_of = self.dag.backward_action_mask if backward else self.dag.action_mask
-        if backward and self.dag.offers("canonical"):
+        if backward and self.dag.renames_slots:
             # The backward action is one of the state that the step leaves, whose slots are not the canonical ones.
             parts = zip(self.states[self.parents].split(chunk), self.actions.split(chunk), strict=True)
             reached = [self.dag.step(*part)[0] for part in parts]
@@ -183,26 +185,17 @@ class Enumeration:
         return [(start, end) for start, end in bounds if start < end]
 
 
+# The next three are to be removed with their last callers: methods of `DAG` take their place.
 def canonical(dag: DAG, states: Tensor) -> Tensor:
-    """Return the canonical forms of `states [B, d]`: the states themselves where no slots are renamed."""
-    return dag.canonical(states) if dag.offers("canonical") else states  # type: ignore[attr-defined]
+    return dag.canonical(states)
 
 
 def log_symmetry(dag: DAG, states: Tensor) -> Tensor:
-    """Return the DAG's log |Aut| of `states [B, d]`, float32 `[B]`: 0 where no slots are renamed."""
-    if dag.offers("log_symmetry"):
-        return dag.log_symmetry(states)  # type: ignore[attr-defined]
-    return torch.zeros(len(states), device=states.device)
+    return dag.log_symmetry(states)
 
 
 def reported_log_reward(dag: DAG, states: Tensor, log_reward: Tensor) -> Tensor:
-    """Return the log of what metrics report as reward of terminal `states [B, d]` with `log_reward [B]`, float64 `[B]`.
-
-    It is log R, or log r where the DAG's `reward_of` tells r.
-    """
-    if dag.offers("reward_of"):
-        return dag.reward_of(states, log_reward).double().log()  # type: ignore[attr-defined]
-    return log_reward.double()
+    return dag.log_rewards(states).log_raw_reward.double()
 
 
 def first_of(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,7 +215,7 @@ def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
     Raises `TooLargeError` as soon as more than `max_edges` edges are certain, before they are stored; where slots are
     renamed, an edge counts for `RENAMING`.
     """
-    if dag.offers("canonical"):
+    if dag.renames_slots:
         max_edges //= RENAMING
     keys = StateKeys(dag)
     frontier, seen = dag.reset(1), torch.empty(0, dtype=torch.int64, device=dag.device)
@@ -238,9 +231,9 @@ def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
             raise TooLargeError(f"more than {max_edges:,} edges: too large to enumerate")
         rows, actions = mask.nonzero(as_tuple=True)
         next_states, backward_actions = dag.step(frontier[rows], actions)
-        if dag.offers("canonical"):
+        if dag.renames_slots:
             _, inverse, first = first_of(keys(next_states))  # a canonical form takes long, so once for equal states
-            next_states = canonical(dag, next_states[first])[inverse]
+            next_states = dag.canonical(next_states[first])[inverse]
         child_keys = keys(next_states)
         edges.append((frontier_keys[rows], actions, child_keys, backward_actions))
         unique, inverse, first = first_of(child_keys)
@@ -280,6 +273,7 @@ def _arrange(dag: DAG, keys: StateKeys, states: Tensor, levels: Tensor, edges: l
     parents, children = parents[by_parent], children[by_parent]
     ends = torch.bincount(levels[parents], minlength=1).cumsum(0) if len(parents) else torch.zeros(1, dtype=torch.int64)
     terminal = dag.is_terminal(states).nonzero().squeeze(1)
+    rewards = log_rewards_or_error(dag, states[terminal])
     return Enumeration(
         dag=dag,
         states=states,
@@ -289,8 +283,9 @@ def _arrange(dag: DAG, keys: StateKeys, states: Tensor, levels: Tensor, edges: l
         backward_actions=backward_actions[by_parent],
         level_ends=tuple(ends.tolist()),
         terminal=terminal,
-        log_reward=log_rewards_or_error(dag, states[terminal]).double(),
-        log_symmetry=log_symmetry(dag, states[terminal]).double(),
+        log_reward=rewards.log_reward.double(),
+        log_raw_reward=rewards.log_raw_reward.double(),
+        log_symmetry=dag.log_symmetry(states[terminal]).double(),
         sorted_keys=sorted_keys,
         key_order=rank[key_order],
         keys=keys,

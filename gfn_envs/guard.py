@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gfn_envs.abilities import CountsTrajectories, HasModes, HasPotential
 from gfn_envs.dag import DAG
 
 
@@ -40,21 +41,27 @@ def shares_memory(x: Tensor, y: Tensor) -> bool:
 
 
 def returns(dag: DAG) -> dict[str, tuple[tuple[str, int | None, torch.dtype], ...]]:
-    """Return, for each method offered, name, width (None: one number a row) and dtype of each of its results."""
-    states, integer = ("states", dag.state_dim, torch.int64), torch.int64
+    """Return, by method that the DAG has, name, width (None: one number a row) and dtype of each of its results."""
+    states, integer, one_float = ("states", dag.state_dim, torch.int64), torch.int64, (None, torch.float32)
     methods = {
         "reset": (states,),
         "step": (states, ("backward_actions", None, integer)),
         "backward_step": (states, ("actions", None, integer)),
         "action_mask": (("action_mask", dag.num_actions, torch.bool),),
         "backward_action_mask": (("backward_action_mask", dag.num_backward_actions, torch.bool),),
-        "log_reward": (("log_reward", None, torch.float32),),
+        "log_reward": (("log_reward", *one_float),),
+        "log_rewards": (("log_reward", *one_float), ("log_raw_reward", *one_float)),
         "is_terminal": (("is_terminal", None, torch.bool),),
-        "log_num_trajectories": (("log_num_trajectories", None, torch.float32),),
-        "canonical": (states,),
-        "log_symmetry": (("log_symmetry", None, torch.float32),),
     }
-    return {name: results for name, results in methods.items() if dag.offers(name)}
+    if dag.renames_slots:
+        methods |= {"canonical": (states,), "log_symmetry": (("log_symmetry", *one_float),)}
+    if isinstance(dag, CountsTrajectories):
+        methods["log_num_trajectories"] = (("log_num_trajectories", *one_float),)
+    if isinstance(dag, HasPotential):
+        methods["log_potential"] = (("log_potential", *one_float),)
+    if isinstance(dag, HasModes):
+        methods["modes_hit"] = (("modes_hit", dag.num_modes, torch.bool),)
+    return methods
 
 
 def call(dag: DAG, name: str, *inputs: Tensor | int) -> tuple[Tensor, ...]:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfn_envs.dag import DAG, TokenView
+from gfn_envs.dag import DAG
 from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,6 +56,8 @@ class BitSequence(DAG):
             is the published 30 at 120 bits.
         device: where its tensors live.
     """
+
+    metrics = ("modes", "correlation")
 
     def __init__(
         self,

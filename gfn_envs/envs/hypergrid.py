@@ -43,6 +43,8 @@ class Hypergrid(DAG):
         device: where its tensors live.
     """
 
+    metrics = ("modes",)
+
     def __init__(
         self,
         dim: int = 4,
@@ -68,6 +70,7 @@ class Hypergrid(DAG):
                 )
         self.nvec = (self.side,) * self.dim + (2,)
         self.num_actions = self.num_backward_actions = self.dim + 1
+        self.stop_action = self.dim
         self.max_steps = self.dim * (self.side - 1) + 1
         self._last = torch.tensor(self.nvec, device=self.device) - 1
         self._is_stop = torch.arange(self.dim + 1, device=self.device) == self.dim
@@ -111,6 +114,10 @@ class Hypergrid(DAG):
         """Return log n(s) `[B]`: the multinomial coefficient of the coordinates, in natural log."""
         cells = states[:, :-1].double()
         return (torch.lgamma(cells.sum(1) + 1) - torch.lgamma(cells + 1).sum(1)).float()
+
+    def log_potential(self, states: Tensor) -> Tensor:
+        """Return `log R` of the cell less `log R` of the origin, float32 `[B]`: what stopping here would pay."""
+        return self.log_reward(states) - self.log_reward(self.reset(1))
 
     def log_partition(self) -> float:
         """Return log Z in closed form: both indicator products factorise over the axes."""

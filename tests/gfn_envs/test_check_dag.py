@@ -231,7 +231,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "two_actions_one_edge": (lambda: _two_ways_forth(_grid()), "two legal actions are the same edge"),
     "two_backward_actions_one_edge": (lambda: _two_ways_back(_grid()), "two legal backward actions undo the same edge"),
-    "renaming_without_canonical": (lambda: _with(Bag(), canonical=None), "has to offer canonical"),
+    "renaming_without_saying_so": (lambda: _with(Bag(), renames_slots=False), "has to say so"),
     "renaming_hides_nothing": (
         lambda: _mutant(Bag(), log_reward=lambda f, s: s[:, 0].float()),
         "canonical is the same for two states that differ in log_reward",
@@ -299,7 +299,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
         lambda: _grid(log_partition=lambda f: torch.tensor(f())),
         "log_partition must return a finite Python float",
     ),
-    "infinite_log_partition": (lambda: _grid(log_partition=lambda f: math.inf), "finite Python float, got inf"),
+    "infinite_log_partition": (lambda: _grid(log_partition=lambda f: math.inf), "finite Python float or None, got inf"),
     "target_not_terminal": (
         lambda: _draw_with(lambda f, n, generator: f(n, generator) * 0),
         "sample_target returns a state that is not terminal",

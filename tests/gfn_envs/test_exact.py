@@ -12,7 +12,7 @@ from true_flows import SMALL, Flow, Table, brute_force
 
 from agents.sampling.rollout import rollout
 from gfn_envs import DAG, Enumeration, Hypergrid, enumerate_dag
-from gfn_envs.exact import TooLargeError, canonical, masked_log_softmax
+from gfn_envs.exact import TooLargeError, masked_log_softmax
 
 ALL = {**SMALL, "bag": lambda: Bag()}
 
@@ -84,7 +84,7 @@ def test_the_terminal_distribution_is_the_sum_over_all_paths(name: str) -> None:
     def walk(state: Tensor, mass: float) -> None:
         mask = enumeration.dag.action_mask(state)
         if not bool(mask.any()):
-            probability[tuple(canonical(enumeration.dag, state)[0].tolist())] += mass
+            probability[tuple(enumeration.dag.canonical(state)[0].tolist())] += mass
             return
         logits = policy(state)[0].double()
         weights = [math.exp(x) if legal else 0.0 for x, legal in zip(logits.tolist(), mask[0].tolist(), strict=True)]

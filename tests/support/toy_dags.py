@@ -45,6 +45,8 @@ class Subsets(DAG):
 class Bag(DAG):
     """Fill `k` slots with items `1 .. n`; taking one out moves the last item into its slot, a renaming of slots."""
 
+    renames_slots = True
+
     def __init__(self, n: int = 3, k: int = 3, device: str = "cpu") -> None:
         super().__init__(device)
         self.nvec = (n + 1,) * k

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gfn_envs.dag import DAG
+from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.envs.molecules.symmetry import canonical_order, log_automorphisms, rename
 from gfn_envs.errors import choose
 
@@ -63,12 +63,12 @@ class MoleculeDAG(DAG):
         device: where its tensors live.
     """
 
+    renames_slots = True
+    metrics = ("molecules",)
     built_in: str
     """Name of the built-in reward."""
     built_in_thresholds: tuple[float, ...]
     """The built-in reward's `mode_thresholds`."""
-    mode_thresholds: tuple[float, ...]
-    """Rewards r from which on a molecule may count as a mode, increasing."""
 
     def __init__(
         self,
@@ -121,14 +121,13 @@ class MoleculeDAG(DAG):
 
     def log_reward(self, states: Tensor) -> Tensor:
         """Return `beta log r`, plus log |Aut| where `symmetry="exact"`, float32 `[B]`."""
-        return self.beta * self.rewards(states).log() + self._log_symmetry_counted(states)
+        return self.log_rewards(states).log_reward
 
-    def reward_of(self, states: Tensor, log_reward: Tensor) -> Tensor:
-        """Return r `[B]` of `states [B, d]` from their `log_reward [B]`."""
-        return ((log_reward - self._log_symmetry_counted(states)) / self.beta).exp()
-
-    def _log_symmetry_counted(self, states: Tensor) -> Tensor | float:
-        return self.log_symmetry(states) if self.exact_symmetry else 0.0
+    def log_rewards(self, states: Tensor) -> LogRewards:
+        """Return `log_reward` and, as the raw reward, log r, float32 `[B]` each; r is computed once."""
+        log_r = self.rewards(states).log()
+        log_reward = self.beta * log_r
+        return LogRewards(log_reward + self.log_symmetry(states) if self.exact_symmetry else log_reward, log_r)
 
     def log_symmetry(self, states: Tensor) -> Tensor:
         """Return log |Aut|, float32 `[B]`: the renamings of filled slots that change nothing."""

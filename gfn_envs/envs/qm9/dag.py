@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gfn_envs.dag import GraphView
 from gfn_envs.envs.molecules.base import MoleculeDAG
 from gfn_envs.envs.molecules.symmetry import canonical_order, mix, rename
 from gfn_envs.envs.qm9 import encoding as molecules
@@ -33,6 +32,7 @@ from gfn_envs.envs.qm9.encoding import (
 from gfn_envs.envs.qm9.gap import CHUNK, GapNetwork, bond_labels, load_gap_network
 from gfn_envs.envs.qm9.tables import BACKWARD_PAIR_ACTIONS, NODE_ACTIONS, PAIR_ACTIONS, backward_tables, step_tables
 from gfn_envs.errors import integer_at_least
+from gfn_envs.views import GraphView
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -75,6 +75,7 @@ class QM9(MoleculeDAG):
             `gfn_envs.envs.molecules.base.MoleculeDAG`; the built-in reward is `"gap"`.
     """
 
+    metrics = ("molecules", "correlation")
     built_in = "gap"
     built_in_thresholds = (1.04, 1.05, 1.08)
 
@@ -97,6 +98,7 @@ class QM9(MoleculeDAG):
         self.num_pairs = pairs = slots * (slots - 1) // 2
         self.nvec = (len(ELEMENTS) + 1,) * slots + (4,) * pairs + (2,)
         self.num_actions = NODE_ACTIONS * slots + PAIR_ACTIONS * pairs + 1
+        self.stop_action = self.num_actions - 1
         self.num_backward_actions = slots + BACKWARD_PAIR_ACTIONS * pairs + 1
         # Each bond is made once and its order set once: both count towards the orders' sum, 2 N at the most.
         self.max_steps = 2 + 2 * min(slots, pairs, slots - 1 + self.max_rings)

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gfn_envs.dag import GraphView
 from gfn_envs.envs.molecules.base import MoleculeDAG
 from gfn_envs.envs.seh.features import load_proxy
 from gfn_envs.envs.seh.fragments import MAX_STEMS, Chem, Fragments, assemble, blocks_of
 from gfn_envs.envs.seh.tables import UNSET, backward_tables, step_tables
 from gfn_envs.envs.seh.trees import TreeScorer
 from gfn_envs.errors import integer_at_least
+from gfn_envs.views import GraphView
 
 MAX_FRAGMENTS = 9
 """Most fragments of a tree, as in the published task."""
@@ -66,10 +66,11 @@ class SEH(MoleculeDAG):
         fragments: `"published"`, the 72 fragments of the published task, which are downloaded on first use, or a list
             of fragments `(SMILES, indices of the atoms that are stems)`.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
-            `gfn_envs.envs.molecules.base.MoleculeDAG`; the built-in reward is `"proxy"`, whose weights are downloaded on
-            first use.
+            `gfn_envs.envs.molecules.base.MoleculeDAG`; the built-in reward is `"proxy"`, whose weights are downloaded
+            on first use.
     """
 
+    metrics = ("molecules", "correlation")
     built_in = "proxy"
     built_in_thresholds = (0.875, 0.9375, 1.0)
 
@@ -93,6 +94,7 @@ class SEH(MoleculeDAG):
         self.num_fragments = len(self.fragments.smiles)
         self.nvec = (self.num_fragments + 1,) * slots + (MAX_STEMS + 2,) * slots**2 + (2,)
         self.num_actions = self.num_fragments * slots + MAX_STEMS * slots**2 + 1
+        self.stop_action = self.num_actions - 1
         self.num_backward_actions = slots + slots**2 + 1
         # Each fragment is added once, each of the n - 1 edges gets two stems, and then comes the stop.
         self.max_steps = 3 * slots - 1
@@ -144,9 +146,6 @@ class SEH(MoleculeDAG):
         touched = chosen.any(2) | chosen.any(1)
         removable = (slots > 0) & ((pairs > 0).sum(2) <= 1) & ~touched
         return torch.cat([removable & going, chosen.flatten(1) & going, ~going], 1)
-
-    def is_terminal(self, states: Tensor) -> Tensor:
-        return states[:, -1] == 1
 
     def _parts(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return fragments `[B, N]`, ordered pairs `[B, N, N]`, uint8 for speed, and not stopped `[B, 1]`."""
