@@ -12,7 +12,7 @@ import tyro
 
 from agents import registry
 from agents.backward import BackwardSettings, TLMSettings
-from agents.evaluation.evaluator import EvaluationSettings
+from agents.evaluation.settings import EvaluationSettings
 from agents.networks.base import NetworkSettings
 from agents.networks.mlp import MLPSettings
 from agents.objectives.base import AgentSettings

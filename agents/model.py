@@ -50,7 +50,7 @@ class Model:
         return {f"{part}.{name}": t for part, module in modules.items() for name, t in module.state_dict().items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Copy what `tensors` returned into this model; `ValueError` where it does not fit, and then nothing changes."""
+        """Copy what `tensors` returned into this model; `ValueError`, and no change, where it does not fit."""
         present = self.tensors()
         if odd := sorted(set(present) ^ set(tensors)):
             raise ValueError(f"its weights are not those of its settings (first difference: {odd[0]})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -32,12 +33,16 @@ class Optimizer:
         max_grad_norm: float = 0.0,
         decay: float = 1.0,
     ) -> None:
-        params = [{"params": list(group), "lr": lr} for group, lr in groups]
-        self.max_grad_norm, self.decay = max_grad_norm, decay
-        self.parameters = [p for group in params for p in group["params"]]
+        self._groups = [{"params": list(group), "lr": lr} for group, lr in groups]
+        self.weight_decay, self.max_grad_norm, self.decay = weight_decay, max_grad_norm, decay
+        self.parameters = [p for group in self._groups for p in group["params"]]
         self._cleared = list({*module.parameters(), *self.parameters})
+
+    @cached_property
+    def adam(self) -> torch.optim.Adam:
+        """The optimizer of torch. It is made when it is first used: who only samples need not wait for its imports."""
         fused = self.parameters[0].device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(params, weight_decay=weight_decay, fused=fused)
+        return torch.optim.Adam(self._groups, weight_decay=self.weight_decay, fused=fused)
 
     def minimise(self, loss: Tensor) -> None:
         """Take one step down the gradient of the scalar `loss`."""

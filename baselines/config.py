@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
 
 from agents.config import RunSettings, json_object, with_values
-from agents.evaluation.evaluator import EvaluationSettings
+from agents.evaluation.settings import EvaluationSettings
 from agents.settings import Bounds
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,10 +10,10 @@ from torch import Tensor
 from agents.evaluation.collectors import BestStates, RecentSamples
 from agents.evaluation.estimates import elbo, log_likelihood
 from agents.evaluation.molecules import MoleculeMetrics
+from agents.evaluation.settings import EvaluationSettings
 from agents.objectives.base import Agent
 from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import Policy, Trajectories
-from agents.settings import Bounds, Settings
 from gfn_envs import metrics
 from gfn_envs.dag import DAG
 from gfn_envs.envs.molecules import chem
@@ -29,28 +27,6 @@ from gfn_envs.exact import (
     log_symmetry,
     reported_log_reward,
 )
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(Settings):
-    """What is measured, and how often; nothing here changes the training."""
-
-    window: Annotated[int, Bounds(1, 10**9)] = 200_000
-    """Number of latest samples in the empirical distribution."""
-    max_exact_edges: Annotated[int, Bounds(0, 10**9)] = 2_000_000
-    """Evaluate exactly, by enumeration, where the graph has at most this many edges; 0 never does. Where slots are
-    renamed (molecules), at most a hundredth of it, as telling states apart takes that much longer there."""
-    elbo_samples: Annotated[int, Bounds(0, 10**7)] = 256
-    """Fresh trajectories for the ELBO; 0 leaves it out."""
-    test_every: Annotated[int, Bounds(0, 10**9)] = 5
-    """Evaluations from one correlation of log P_theta with log R on the test set to the next; 0 leaves them out."""
-    test_objects: Annotated[int, Bounds(0, 10**9)] = 720
-    """Objects of the test set used, evenly spread over it; 0 uses all."""
-    test_rollouts: Annotated[int, Bounds(1, 10**6)] = 10
-    """Backward rollouts for each object's log P_theta."""
-    samples: Annotated[int, Bounds(0, 10**7)] = 1000
-    """Fresh molecules of the final policy in samples.csv, with their log P_theta; 0 writes none."""
-
 
 MOST_MODES = 100_000
 """Modes are not counted one by one where there are more."""

@@ -22,7 +22,7 @@ def text() -> str:
     }
     lines = []
     for flag, rows in groups.items():
-        width = max(len(name) for name, _ in rows)
+        width = max((len(name) for name, _ in rows), default=0)
         lines += [flag, *(f"  {name.ljust(width)}  {about}".rstrip() for name, about in rows), ""]
     return "\n".join(lines).rstrip()
 
