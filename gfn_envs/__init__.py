@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
     from gfn_envs.envs.seh.dag import SEH
+    from gfn_envs.envs.tfbind8.dag import TFBind8
     from gfn_envs.exact import Enumeration, enumerate_dag
     from gfn_envs.views import GraphView, TokenView
     from gfn_envs.wrappers import BackwardWalk
@@ -31,6 +32,7 @@ __all__ = [
     "GraphView",
     "Hypergrid",
     "LogRewards",
+    "TFBind8",
     "TokenView",
     "check_dag",
     "enumerate_dag",
@@ -49,6 +51,7 @@ _LAZY = {
     "LogRewards": "gfn_envs.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
     "SEH": "gfn_envs.envs.seh.dag",
+    "TFBind8": "gfn_envs.envs.tfbind8.dag",
     "TokenView": "gfn_envs.views",
     "check_dag": "gfn_envs.check",
     "enumerate_dag": "gfn_envs.exact",
@@ -66,3 +69,4 @@ register("gfn/HypergridHard-v0", "gfn_envs.envs.hypergrid:Hypergrid", reward="ha
 register("gfn/BitSequence-v0", "gfn_envs.envs.bitsequence:BitSequence")
 register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
 register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")
+register("gfn/TFBind8-v0", "gfn_envs.envs.tfbind8.dag:TFBind8")
