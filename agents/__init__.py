@@ -1,1 +1,107 @@
-"""GFlowNet agents in PyTorch: five objectives, five backward approaches, one loop."""
+"""GFlowNet agents: train one, use what it learned, and bring your own.
+
+    import agents
+    run = agents.train(env="gfn/Hypergrid-v0", agent="mdqn", backward="tlm", trajectories=50_000)
+    objects = run.policy.sample(1000)
+
+The names below are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from agents.registry import (
+    Choice,
+    register_agent,
+    register_backward,
+    register_metric,
+    register_network,
+    register_preset,
+)
+
+if TYPE_CHECKING:
+    from agents.backward import Backward, BackwardSettings
+    from agents.config import Config, usual
+    from agents.evaluation.settings import EvaluationSettings
+    from agents.networks.base import Heads, Network, NetworkSettings, Outputs
+    from agents.objectives.base import Agent, AgentSettings
+    from agents.objectives.losses import potential
+    from agents.optimizer import AdamSettings, DecayingAdamSettings, Optimizer
+    from agents.parts import Parts
+    from agents.policy import Samples, TrainedPolicy, load
+    from agents.runs.folder import RunFileError
+    from agents.sampling.buffer import Keeps, RolloutBuffer, Transitions
+    from agents.sampling.categorical import log_prob, soft_value
+    from agents.sampling.rollout import Policy, Rows, Trajectories, rollout
+    from agents.settings import Bounds, Settings
+    from agents.training import Training, resume, train
+
+_LAZY = {
+    "agents.backward": ("Backward", "BackwardSettings"),
+    "agents.config": ("Config", "usual"),
+    "agents.evaluation.settings": ("EvaluationSettings",),
+    "agents.networks.base": ("Heads", "Network", "NetworkSettings", "Outputs"),
+    "agents.objectives.base": ("Agent", "AgentSettings"),
+    "agents.objectives.losses": ("potential",),
+    "agents.optimizer": ("AdamSettings", "DecayingAdamSettings", "Optimizer"),
+    "agents.parts": ("Parts",),
+    "agents.policy": ("Samples", "TrainedPolicy", "load"),
+    "agents.runs.folder": ("RunFileError",),
+    "agents.sampling.buffer": ("Keeps", "RolloutBuffer", "Transitions"),
+    "agents.sampling.categorical": ("log_prob", "soft_value"),
+    "agents.sampling.rollout": ("Policy", "Rows", "Trajectories", "rollout"),
+    "agents.settings": ("Bounds", "Settings"),
+    "agents.training": ("Training", "resume", "train"),
+}
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+
+__all__ = [
+    "AdamSettings",
+    "Agent",
+    "AgentSettings",
+    "Backward",
+    "BackwardSettings",
+    "Bounds",
+    "Choice",
+    "Config",
+    "DecayingAdamSettings",
+    "EvaluationSettings",
+    "Heads",
+    "Keeps",
+    "Network",
+    "NetworkSettings",
+    "Optimizer",
+    "Outputs",
+    "Parts",
+    "Policy",
+    "RolloutBuffer",
+    "Rows",
+    "RunFileError",
+    "Samples",
+    "Settings",
+    "TrainedPolicy",
+    "Training",
+    "Trajectories",
+    "Transitions",
+    "load",
+    "log_prob",
+    "potential",
+    "register_agent",
+    "register_backward",
+    "register_metric",
+    "register_network",
+    "register_preset",
+    "resume",
+    "rollout",
+    "soft_value",
+    "train",
+    "usual",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Five ways of choosing the backward policy P_B.
+"""Five ways of choosing the backward policy P_B, and the settings that build them.
 
 Source: TLM and its stabilisers, Gritsaev et al. 2025 (arXiv 2410.15474), Algorithm 1; pessimistic, Jang et al. 2024
 (arXiv 2405.16012); maximum entropy, Mohammadpour et al. 2024 (arXiv 2312.14331).
@@ -9,67 +9,54 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from agents.networks.base import Evaluation, Network
-from agents.networks.target import Targets
-from agents.objectives.losses import log_prob
-from agents.optimizer import Optimizer
-from agents.sampling.buffer import RolloutBuffer
+from agents.networks.base import Heads, Network, Outputs
+from agents.optimizer import AdamSettings, DecayingAdamSettings, Optimizer
+from agents.parts import Parts
+from agents.sampling.buffer import Keeps, RolloutBuffer
+from agents.sampling.categorical import log_prob
 from agents.sampling.rollout import Trajectories
+from agents.settings import Bounds, Settings
+from gfn_envs.abilities import CountsTrajectories
 from gfn_envs.dag import DAG
 
 
-@dataclass(frozen=True)
-class BackwardSettings:
-    """Settings of the learned backward approaches that have an optimizer of their own (tlm, pessimistic, maxent)."""
-
-    lr: float = 1e-3
-    """Learning rate of P_B."""
-    lr_decay: float = 0.999
-    """Factor on that rate after every iteration (tlm)."""
-    target_rate: float = 0.25
-    """kappa: share of the new weights in the slow copy of P_B that the forward loss sees (tlm)."""
-    zero_init: bool = True
-    """Zero the last layer of P_B at the start, so that it starts uniform over the parents."""
-    past_batches: int = 20
-    """Number of past iterations that pessimistic draws its batch from."""
-    weight_decay: float = 0.0
-    """L2 penalty on the weights in P_B's own steps (tlm, pessimistic, maxent where learned)."""
-    max_grad_norm: float = 0.0
-    """Gradients of P_B's own steps are scaled down to this norm; 0 leaves them."""
-    exact_maxent: bool = True
-    """Use the DAG's closed form of n(s) for maxent where it has one; otherwise learn log n(s)."""
-
-
 class Backward(ABC):
-    """A backward policy: what the forward loss takes for P_B, and how it learns.
+    """A backward policy: what the forward loss takes for P_B, and how P_B learns.
 
-    `learned_by_agent`: heads whose parameters the agent's optimizer steps, by the forward loss's gradient.
+    Attributes:
+        learned_by_agent: heads that the agent's optimizer steps, by the gradient of the forward loss.
+        keeps: what `update` needs the buffer to keep.
     """
 
     learned_by_agent: tuple[str, ...] = ()
+    keeps: Keeps = Keeps()
 
     def __init__(self, dag: DAG, *optimizers: Optimizer) -> None:
         self.dag, self._optimizers = dag, optimizers
 
     @abstractmethod
-    def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
-        """Return log P_B `[B]` of `backward_actions [B]` at the states of `here`; any finite value at s0.
+    def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
+        """Return log P_B `[B]` of `backward_actions [B]` at the states of `outputs`; any finite value at s0.
 
-        `here` is the agent's network at those states: an approach that needs it reads it, and no pass is made
-        otherwise.
+        `outputs` are those of the agent's network. They are computed when they are read, so that a policy that does
+        not read them costs no pass.
         """
 
     @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
         """Return unnormalised log P_B of all backward actions `[B, num_backward_actions]`, without gradient."""
 
-    def update(self, buffer: RolloutBuffer) -> Tensor:
-        """Take one learning step and return its loss, a scalar tensor; nothing to learn unless overridden."""
-        return torch.zeros((), device=buffer.newest.log_reward.device)
+    def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
+        """Take one learning step and return its metrics by name, scalar tensors without gradient.
+
+        By custom the loss is called `"backward_loss"`. Unless overridden, there is nothing to learn and to tell.
+        """
+        return {}
 
     def state_dict(self) -> list[dict]:
         """Return the state of its own optimizers (the network and its slow copies are saved by the trainer)."""
@@ -84,30 +71,38 @@ class Backward(ABC):
 class Uniform(Backward):
     """P_B = 1 / number of parents (of legal backward actions)."""
 
-    def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
-        return -self.dag.backward_action_mask(here.states).sum(1).clamp(min=1).log()
+    def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
+        return -self.dag.backward_action_mask(outputs.states).sum(1).clamp(min=1).log()
 
     def logits(self, states: Tensor) -> Tensor:
         return torch.zeros(len(states), self.dag.num_backward_actions, device=states.device)
 
 
 class ExactMaxent(Backward):
-    """P_B(s|s') = n(s)/n(s') from the DAG's own `log_num_trajectories`."""
+    """P_B(s|s') = n(s)/n(s') from the DAG's own `log_num_trajectories`.
 
-    def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
-        count = self.dag.log_num_trajectories  # type: ignore[attr-defined]
-        parents, _ = self.dag.backward_step(here.states, backward_actions)
+    Args:
+        count: states `[B, d]` -> log n(s) `[B]`.
+    """
+
+    def __init__(self, dag: DAG, count: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(dag)
+        self.count = count
+
+    def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
+        parents, _ = self.dag.backward_step(outputs.states, backward_actions)
         # At s0 there is no parent: step nowhere, and say 0.
-        parents = torch.where(self.dag.backward_action_mask(here.states).any(1, keepdim=True), parents, here.states)
-        return count(parents) - count(here.states)
+        has_parent = self.dag.backward_action_mask(outputs.states).any(1, keepdim=True)
+        parents = torch.where(has_parent, parents, outputs.states)
+        return self.count(parents) - self.count(outputs.states)
 
     def logits(self, states: Tensor) -> Tensor:
-        count, num = self.dag.log_num_trajectories, self.dag.num_backward_actions  # type: ignore[attr-defined]
+        num = self.dag.num_backward_actions
         mask = self.dag.backward_action_mask(states)
         expanded = states.repeat_interleave(num, 0)
         parents, _ = self.dag.backward_step(expanded, torch.arange(num, device=states.device).repeat(len(states)))
         parents = torch.where(mask.view(-1, 1), parents, expanded)
-        return count(parents).view(-1, num)
+        return self.count(parents).view(-1, num)
 
 
 class Naive(Backward):
@@ -116,21 +111,21 @@ class Naive(Backward):
     With DQN that gradient goes through log P_B in the target.
     """
 
-    learned_by_agent = ("pb",)
+    learned_by_agent = ("backward",)
 
     def __init__(self, dag: DAG, network: Network) -> None:
         super().__init__(dag)
         self.network = network
 
-    def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
-        return _log_pb(self.dag, here, backward_actions)
+    def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
+        return _log_pb(self.dag, outputs, backward_actions)
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
-        return self.network.at(states).backward_logits
+        return self.network(states).backward_logits
 
 
-class Likelihood(Backward):
+class MaximumLikelihood(Backward):
     """P_B by maximum likelihood of trajectories, L = - sum_t log P_B(s_t-1 | s_t), with an optimizer of its own.
 
     tlm: the newest batch, a decaying learning rate, a slow copy in the forward loss. pessimistic: one of the last
@@ -139,6 +134,7 @@ class Likelihood(Backward):
     Args:
         seen: the network that the forward loss reads.
         batch: what to learn from.
+        keeps: what that needs the buffer to keep.
     """
 
     def __init__(
@@ -148,23 +144,24 @@ class Likelihood(Backward):
         optimizer: Optimizer,
         seen: Network,
         batch: Callable[[RolloutBuffer], Trajectories],
+        keeps: Keeps,
     ) -> None:
         super().__init__(dag, optimizer)
-        self.network, self.optimizer, self.seen, self.batch = network, optimizer, seen, batch
+        self.network, self.optimizer, self.seen, self.batch, self.keeps = network, optimizer, seen, batch, keeps
 
-    def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
-        return _log_pb(self.dag, here.under(self.seen), backward_actions).detach()
+    def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
+        return _log_pb(self.dag, outputs.of(self.seen), backward_actions).detach()
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
-        return self.seen.at(states).backward_logits
+        return self.seen(states).backward_logits
 
-    def update(self, buffer: RolloutBuffer) -> Tensor:
+    def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         rows = self.batch(buffer).rows
-        log_pb = _log_pb(self.dag, self.network.at(rows.states), rows.backward_actions)
+        log_pb = _log_pb(self.dag, self.network(rows.states), rows.backward_actions)
         loss = -torch.where(rows.has_parent, log_pb, 0.0).sum() / rows.shape[0]
         self.optimizer.minimise(loss)
-        return loss.detach()
+        return {"backward_loss": loss.detach()}
 
 
 class LearnedMaxent(Backward):
@@ -178,58 +175,123 @@ class LearnedMaxent(Backward):
         super().__init__(dag, optimizer)
         self.network, self.optimizer = network, optimizer
 
-    def log_prob(self, here: Evaluation, backward_actions: Tensor) -> Tensor:
-        return _log_pb(self.dag, here, backward_actions).detach()
+    def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
+        return _log_pb(self.dag, outputs, backward_actions).detach()
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
-        return self.network.at(states).backward_logits
+        return self.network(states).backward_logits
 
-    def update(self, buffer: RolloutBuffer) -> Tensor:
+    def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         rows = buffer.newest.rows
-        here = self.network.at(rows.states)
-        log_count = torch.where(rows.has_parent, here.log_count, 0.0)
-        log_pb = _log_pb(self.dag, here, rows.backward_actions)
+        outputs = self.network(rows.states)
+        log_count = torch.where(rows.has_parent, outputs.scalar("count"), 0.0)
+        log_pb = _log_pb(self.dag, outputs, rows.backward_actions)
         residual = log_count[1:] + log_pb[1:] - log_count[:-1]
         edges = rows.has_action[:-1]
         loss = torch.where(edges, residual, 0.0).square().sum() / edges.sum()
         self.optimizer.minimise(loss)
-        return loss.detach()
+        return {"backward_loss": loss.detach()}
 
 
-def _log_pb(dag: DAG, here: Evaluation, backward_actions: Tensor) -> Tensor:
-    return log_prob(here.backward_logits, dag.backward_action_mask(here.states), backward_actions)
+def _log_pb(dag: DAG, outputs: Outputs, backward_actions: Tensor) -> Tensor:
+    return log_prob(outputs.backward_logits, dag.backward_action_mask(outputs.states), backward_actions)
 
 
-def _optimizer(network: Network, settings: BackwardSettings, *heads: str, decay: float = 1.0) -> Optimizer:
-    groups = [(network.parameters_of(*heads), settings.lr)]
-    return Optimizer(network, groups, settings.weight_decay, settings.max_grad_norm, decay)
+class BackwardSettings(Settings, ABC):
+    """The settings of a backward policy, which build it.
+
+    A subclass is a frozen dataclass registered by `agents.register_backward`.
+    """
+
+    def heads(self, dag: DAG) -> Heads:
+        """Return the heads of the network that the policy reads; none unless overridden."""
+        return {}
+
+    @abstractmethod
+    def build(self, parts: Parts) -> Backward:
+        """Return the backward policy."""
 
 
-def uniform(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
-    """1 / number of parents."""
-    return Uniform(dag)
+@dataclass(frozen=True)
+class UniformSettings(BackwardSettings):
+    """1 / number of parents; nothing to learn."""
+
+    def build(self, parts: Parts) -> Backward:
+        return Uniform(parts.dag)
 
 
-def maxent(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
-    """n(s)/n(s'), exact where the DAG counts its trajectories, learned elsewhere."""
-    if settings.exact_maxent and dag.offers("log_num_trajectories"):
-        return ExactMaxent(dag)
-    return LearnedMaxent(dag, network, _optimizer(network, settings, "pb", "count"))
+@dataclass(frozen=True)
+class LearnedSettings(BackwardSettings):
+    """What every P_B that a network gives has in common."""
+
+    zero_init: bool = True
+    """Zero the last layer of P_B at the start, so that it starts uniform over the parents."""
+
+    def heads(self, dag: DAG) -> Heads:
+        return {"backward": "backward"}
+
+    def start(self, network: Network) -> Network:
+        """Return the network, its P_B uniform where the settings say so."""
+        if self.zero_init:
+            network.zero("backward")
+        return network
 
 
-def naive(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
-    """Learned by the forward loss."""
-    return Naive(dag, network)
+@dataclass(frozen=True)
+class NaiveSettings(LearnedSettings):
+    """Learned by the forward loss's own gradient."""
+
+    def build(self, parts: Parts) -> Backward:
+        return Naive(parts.dag, self.start(parts.network))
 
 
-def tlm(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
-    """Trajectory likelihood maximisation on the newest batch."""
-    optimizer = _optimizer(network, settings, "pb", decay=settings.lr_decay)
-    return Likelihood(dag, network, optimizer, targets.get(settings.target_rate), lambda buffer: buffer.newest)
+@dataclass(frozen=True)
+class TLMSettings(LearnedSettings, DecayingAdamSettings):
+    """Trajectory likelihood maximisation: the likelihood of the newest trajectories, at a decaying rate."""
+
+    lr_decay: Annotated[float, Bounds(0, 1)] = 0.999
+    """Factor on the learning rate after every iteration."""
+    target_rate: Annotated[float, Bounds(0, 1)] = 0.25
+    """kappa: share of the new weights in the slow copy of P_B that the forward loss sees."""
+
+    def build(self, parts: Parts) -> Backward:
+        network = self.start(parts.network)
+        optimizer = self.optimizer(network, network.parameters_of("backward"))
+        seen = parts.targets.get(self.target_rate)
+        return MaximumLikelihood(parts.dag, network, optimizer, seen, lambda buffer: buffer.newest, Keeps())
 
 
-def pessimistic(dag: DAG, network: Network, targets: Targets, settings: BackwardSettings) -> Backward:
-    """Likelihood of one of the last batches."""
-    optimizer = _optimizer(network, settings, "pb")
-    return Likelihood(dag, network, optimizer, network, RolloutBuffer.past)
+@dataclass(frozen=True)
+class PessimisticSettings(LearnedSettings, AdamSettings):
+    """The likelihood of one of the last batches of trajectories, at a constant rate."""
+
+    past_batches: Annotated[int, Bounds(1, 10**6)] = 20
+    """Number of past iterations that the batch is drawn from."""
+
+    def build(self, parts: Parts) -> Backward:
+        network = self.start(parts.network)
+        optimizer = self.optimizer(network, network.parameters_of("backward"))
+        keeps = Keeps(batches=self.past_batches)
+        return MaximumLikelihood(parts.dag, network, optimizer, network, RolloutBuffer.past, keeps)
+
+
+@dataclass(frozen=True)
+class MaximumEntropySettings(LearnedSettings, AdamSettings):
+    """n(s)/n(s'), n the number of trajectories to a state: exact where the DAG counts them, learned elsewhere."""
+
+    exact: bool = True
+    """Use the DAG's closed form of n(s) where it has one; otherwise learn log n(s)."""
+
+    def heads(self, dag: DAG) -> Heads:
+        return {} if self._count(dag) else {"backward": "backward", "count": "scalar"}
+
+    def _count(self, dag: DAG) -> Callable[[Tensor], Tensor] | None:
+        return dag.log_num_trajectories if self.exact and isinstance(dag, CountsTrajectories) else None
+
+    def build(self, parts: Parts) -> Backward:
+        count = self._count(parts.dag)
+        if count:
+            return ExactMaxent(parts.dag, count)
+        network = self.start(parts.network)
+        return LearnedMaxent(parts.dag, network, self.optimizer(network, network.parameters_of("backward", "count")))

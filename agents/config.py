@@ -1,61 +1,42 @@
-"""All settings of a run, with the paper's values for the hypergrid as defaults, and the presets for other cases.
-
-Source: Gritsaev et al. 2025 (arXiv 2410.15474), appendix on experimental details.
-"""
+"""The settings of one run: what it chose, the settings that these choices own, and those of every run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from agents.backward import BackwardSettings
-from agents.evaluation.evaluator import EvaluationSettings
-from agents.objectives.dqn import DQNSettings
-from gfn_envs.errors import choose
+import tyro
 
+from agents import registry
+from agents.backward import BackwardSettings, TLMSettings
+from agents.evaluation.settings import EvaluationSettings
+from agents.networks.base import NetworkSettings
+from agents.networks.mlp import MLPSettings
+from agents.objectives.base import AgentSettings
+from agents.objectives.dqn import MunchausenDQNSettings
+from agents.settings import Bounds, InvalidSettingError, Settings, check, make, replaced, values_of
+from gfn_envs.registry import find, load
 
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Adam for the forward objective."""
+FORMAT = 2
+"""Format of `config.json`; it is counted up where settings of before cannot be read any more."""
 
-    lr: float = 1e-3
-    """Learning rate of the forward objective."""
-    log_z_lr: float = 1e-1
-    """Learning rate of the parameter log Z (tb)."""
-    weight_decay: float = 0.0
-    """L2 penalty on the weights."""
-    lr_decay: float = 1.0
-    """Factor on these learning rates after every update."""
-    max_grad_norm: float = 0.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
+_SECTION = "_settings"
+"""The field `agent_settings` holds the settings that the choice `agent` owns; their dotted names begin with `agent.`"""
 
 
-@dataclass(frozen=True)
-class NetworkSettings:
-    """The policy network."""
-
-    width: int = 256
-    """Units of a layer."""
-    layers: int = 2
-    """Number of layers."""
-    attention_heads: int = 8
-    """Attention heads of a layer (transformer, graph)."""
-    shared_torso: bool = True
-    """One torso for P_F, P_B and the flow; otherwise each has its own."""
-
-
-class RunSettings:
+class RunSettings(Settings):
     """What the settings of all runs have in common; a subclass is a dataclass, and says what they mean."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
     extends: ClassVar[tuple[str, ...]] = ("trajectories",)
     """Settings that may change when the run goes on."""
 
     env: str
     env_kwargs: str
     seed: int
+    eval: EvaluationSettings
 
     def parsed_env_kwargs(self) -> dict[str, Any]:
         """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
@@ -64,211 +45,194 @@ class RunSettings:
             raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
         return kwargs
 
+    def flat(self) -> dict[str, Any]:
+        """Return every setting by its dotted name, such as `agent.lr`."""
+        flat: dict[str, Any] = {}
+        for name, value in values_of(self).items():
+            if isinstance(value, Settings):
+                flat |= values_of(value, name.removesuffix(_SECTION) + ".")
+            else:
+                flat[name] = value
+        return flat
+
     def to_json(self) -> str:
-        """Return the settings as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        """Return the settings as JSON: their format, then every setting by its dotted name."""
+        return json.dumps({"format": FORMAT, **self.flat()}, indent=2)
 
     def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
-        """Return the settings that differ from `other`: dotted name -> own value and the other's."""
-        own, others = flatten(self), flatten(other)
-        return {name: (value, others[name]) for name, value in own.items() if value != others[name]}
+        """Return the settings that differ from `other`, by dotted name: own value and the other's, None for none."""
+        own, others = self.flat(), other.flat()
+        names = dict.fromkeys([*own, *others])
+        return {name: (own.get(name), others.get(name)) for name in names if own.get(name) != others.get(name)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Return the settings of a dictionary such as `config.json` holds; `ValueError` for what is unknown."""
-        return _from_dict(cls, values)
+    def from_json(cls, text: str) -> Self:
+        """Return the settings that `to_json` wrote; `ValueError` for what is unknown, wrong, or of another format."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise InvalidSettingError(f"the settings must be a JSON object, got {values!r}")
+        written = values.pop("format", 1)
+        if written != FORMAT:
+            version = "gfn-envs 0.1" if written == 1 else f"another version of gfn-envs (format {written!r})"
+            raise InvalidSettingError(
+                f"it was written by {version}, and this version reads settings of format {FORMAT} only: train again, "
+                "or go on with the version that wrote it"
+            )
+        return cls.from_flat(values)
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings of values by dotted name; the rest have the defaults of their fields."""
+        raise NotImplementedError
 
 
 def json_object(flag: str, text: str) -> dict[str, Any]:
     """Return the JSON object given to `flag` as a dictionary, or raise `ValueError`."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{flag} is not JSON ({error}): {text!r}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{flag} is not JSON ({error}): {text[:200]!r}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{flag} must be a JSON object like '{{\"dim\": 2}}', got {text!r}")
     return values
 
 
+def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the values without a dot in their name, and those with one by what comes before it."""
+    own: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, dot, leaf = name.partition(".")
+        if dot:
+            sections.setdefault(section, {})[leaf] = value
+        else:
+            own[name] = value
+    return own, sections
+
+
 @dataclass(frozen=True)
 class Config(RunSettings):
-    """One training run."""
+    """One training run: the names of what it chose, the settings that each choice owns, and those of every run."""
 
     agent: str = "mdqn"
-    """Forward objective: db, tb, subtb, softdqn or mdqn."""
+    """Forward objective; MODULE:NAME first imports the module that registers it, also from the current folder."""
     backward: str = "tlm"
-    """Backward policy: uniform, maxent, naive, tlm or pessimistic."""
+    """Backward policy, likewise."""
+    network: str = "mlp"
+    """Network, likewise; auto takes the first that fits the environment: graph, transformer, mlp."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
-    preset: str = "default"
-    """Named defaults: default, or paper, which has the published network size where the default is smaller."""
-    network: str = "auto"
-    """Policy network: mlp, transformer, graph, or auto, which takes what fits the environment."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
-    trajectories: int = 1_000_000
-    """Trajectories to train on."""
-    batch_size: int = 16
-    """Trajectories per iteration."""
-    seed: int = 0
-    """Seed of everything random: equal seeds give equal runs."""
+    preset: str = "default"
+    """Named defaults: default, or paper, which has the published network size where the default is smaller."""
+    metrics: tuple[str, ...] = ()
+    """Metrics besides the usual ones; MODULE:NAME first imports the module that registers it."""
+    trajectories: Annotated[int, Bounds(1, 10**12)] = 1_000_000
+    """Trajectories to sample in training."""
+    batch_size: Annotated[int, Bounds(1, 10**7)] = 16
+    """Trajectories an iteration."""
+    seed: Annotated[int, Bounds(0, 2**62)] = 0
+    """Seed of everything random."""
     device: str = "auto"
     """Where to compute: auto (cuda if there is one), cpu or cuda."""
-    threads: int = 1
+    threads: Annotated[int, Bounds(1, 1024)] = 1
     """CPU threads of torch; one is fastest for small networks unless the machine is otherwise idle."""
-    eval_every: int = 500
+    eval_every: Annotated[int, Bounds(1, 10**9)] = 500
     """Iterations between two evaluations; a checkpoint follows each."""
-    epsilon: float = 0.0
+    epsilon: Annotated[float, Bounds(0, 1)] = 0.0
     """Probability of a uniformly random action while sampling, at the start."""
-    epsilon_end: float = 0.0
+    epsilon_end: Annotated[float, Bounds(0, 1)] = 0.0
     """The same at the end of its schedule, --epsilon-trajectories."""
-    epsilon_trajectories: int = 0
+    epsilon_trajectories: Annotated[int, Bounds(0, 10**12)] = 0
     """Trajectories over which --epsilon moves linearly to --epsilon-end; 0 keeps it as it is."""
-    learning_starts: int = 0
+    learning_starts: Annotated[int, Bounds(0, 10**9)] = 0
     """Iterations that only collect, before the first update."""
-    subtb_lambda: float = 0.9
-    """Weight ratio of sub-trajectories whose lengths differ by one (subtb)."""
-    penalty: str = "squared"
-    """What a balance residual costs: squared or huber (db, tb, subtb; the DQN agents always take huber)."""
-    optim: OptimizerSettings = field(default_factory=OptimizerSettings)
-    pb: BackwardSettings = field(default_factory=BackwardSettings)
-    dqn: DQNSettings = field(default_factory=DQNSettings)
-    net: NetworkSettings = field(default_factory=NetworkSettings)
+    agent_settings: Annotated[AgentSettings, tyro.conf.arg(name="agent")] = field(default_factory=MunchausenDQNSettings)
+    backward_settings: Annotated[BackwardSettings, tyro.conf.arg(name="backward")] = field(default_factory=TLMSettings)
+    network_settings: Annotated[NetworkSettings, tyro.conf.arg(name="network")] = field(default_factory=MLPSettings)
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
 
+    def unread(self) -> frozenset[str]:
+        return frozenset() if self.epsilon_trajectories else frozenset({"epsilon_end"})
 
-_SECTIONS = {
-    "optim": OptimizerSettings,
-    "pb": BackwardSettings,
-    "dqn": DQNSettings,
-    "net": NetworkSettings,
-    "eval": EvaluationSettings,
-}
-
-
-def _from_dict(cls: type, values: Any, prefix: str = "") -> Any:
-    if not isinstance(values, dict):
-        raise ValueError(f"{prefix or 'the settings'} must be a JSON object, got {values!r}")
-    types = {f.name: type(getattr(cls(), f.name)) for f in dataclasses.fields(cls)}
-    if unknown := set(values) - set(types):
-        raise ValueError(f"unknown settings: {', '.join(prefix + name for name in sorted(unknown))}")
-    made = {}
-    for name, value in values.items():
-        if name in _SECTIONS:
-            value = _from_dict(_SECTIONS[name], value, f"{prefix}{name}.")
-        elif type(value) is not types[name] and not (types[name] is float and type(value) is int):
-            raise ValueError(f"{prefix}{name} must be {types[name].__name__}, got {value!r}")
-        made[name] = value
-    return cls(**made)
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        names = {kind: values.get(kind, getattr(cls, kind)) for kind in CHOICES}
+        groups = {kind + _SECTION: CHOICES[kind].find(name)() for kind, name in names.items()}
+        made = dataclasses.replace(cls(**groups), **names)
+        return with_values(made, values)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every setting by its dotted name, such as `pb.lr`."""
-    flat: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        flat |= flatten(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else {prefix + f.name: value}
-    return flat
+CHOICES = {"agent": registry.AGENTS, "backward": registry.BACKWARD, "network": registry.NETWORKS}
+"""The fields of `Config` that name a choice, and what each can be."""
 
 
-def with_values(config: Config, values: dict[str, Any]) -> Config:
-    """Return `config` with settings replaced by dotted name."""
-    nested = dataclasses.asdict(config)
-    for name, value in values.items():
-        *section, leaf = name.split(".")
-        target = nested
-        for key in section:
-            target = target[key]
-        target[leaf] = value
-    return Config.from_dict(nested)
+def with_values(config: Any, values: Mapping[str, Any]) -> Any:
+    """Return `config` with settings replaced by dotted name; `InvalidSettingError` for what is unknown or wrong.
 
-
-AGENT_PRESETS: dict[str, dict[str, Any]] = {
-    "mdqn": {"learning_starts": 16},
-    "softdqn": {"learning_starts": 16, "dqn.alpha": 0.0},
-}
-"""What an agent changes of the defaults, on every environment."""
-
-_BITS_DQN = {
-    "dqn.target_rate": 1.0,
-    "dqn.target_every": 5,
-    "dqn.priority_alpha": 0.9,
-    "dqn.priority_beta": 0.1,
-    "dqn.leaf_weight": 5.0,
-}
-_HALVED_EVERY_20_000 = 0.5 ** (1 / 20_000)
-_MOLECULES = {
-    "trajectories": 2_560_000,
-    "batch_size": 128,
-    "eval_every": 100,
-    "epsilon": 0.05,
-    "epsilon_trajectories": 2_560_000,
-    "optim.lr": 5e-4,
-    "optim.lr_decay": _HALVED_EVERY_20_000,
-    "optim.log_z_lr": 0.1,
-    "optim.weight_decay": 1e-8,
-    "optim.max_grad_norm": 10.0,
-    "pb.lr": 5e-5,
-    "pb.lr_decay": _HALVED_EVERY_20_000,
-    "pb.target_rate": 0.05,
-    "pb.weight_decay": 1e-8,
-    "pb.max_grad_norm": 10.0,
-    "net.width": 64,
-    "net.layers": 3,
-    "net.attention_heads": 4,
-}
-_MOLECULES_BALANCE = {"penalty": "huber"}
-_MOLECULES_DQN = {
-    "learning_starts": 0,
-    "dqn.on_policy": True,
-    "dqn.dueling": True,
-    "dqn.target_rate": 0.05,
-    "dqn.leaf_weight": 10.0,
-}
-_MOLECULE_PRESETS = {
-    "all": _MOLECULES,
-    "db": _MOLECULES_BALANCE,
-    "tb": _MOLECULES_BALANCE,
-    "subtb": _MOLECULES_BALANCE,
-    "softdqn": _MOLECULES_DQN,
-    "mdqn": {**_MOLECULES_DQN, "dqn.l0": -500.0},
-}
-ENV_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "gfn/BitSequence-v0": {
-        "all": {
-            "trajectories": 800_000,
-            "epsilon": 1e-3,
-            "optim.weight_decay": 1e-5,
-            "pb.lr_decay": 0.9999,
-            "pb.target_rate": 0.1,
-            "pb.weight_decay": 1e-5,
-            "net.width": 64,
-            "net.layers": 3,
-        },
-        "softdqn": _BITS_DQN,
-        "mdqn": {**_BITS_DQN, "dqn.l0": -25.0},
-    },
-    "gfn/QM9-v0": _MOLECULE_PRESETS,
-    "gfn/SEH-v0": {**_MOLECULE_PRESETS, "all": {**_MOLECULES, "batch_size": 64}},
-}
-"""What an environment changes: id -> agent (or "all") -> settings by dotted name. The defaults are the hypergrid's."""
-
-
-_PAPER_SIZE = {"net.width": 128, "net.layers": 8, "net.attention_heads": 2}
-PAPER_PRESETS: dict[str, dict[str, Any]] = {
-    "gfn/QM9-v0": _PAPER_SIZE,
-    "gfn/SEH-v0": {**_PAPER_SIZE, "batch_size": 256, "trajectories": 5_120_000, "epsilon_trajectories": 5_120_000},
-}
-"""What `--preset paper` changes besides, on environments whose defaults suit a CPU."""
-
-
-def preset(env: str, agent: str, name: str = "default") -> Config:
-    """Return the default settings of `agent` on `env`: the paper's, but for the size of networks on molecules.
-
-    Raises `ValueError` for an unknown name, which is `"default"` or `"paper"`.
+    It does not replace choices by others: a choice's settings would not be the other's.
     """
-    id = env.rpartition(":")[2]
-    named = choose("preset", name, {"default": {}, "paper": PAPER_PRESETS.get(id, {})})
-    values = {"agent": agent, "env": env, "preset": name, **AGENT_PRESETS.get(agent, {})}
-    rows = ENV_PRESETS.get(id, {})
-    return with_values(Config(), values | rows.get("all", {}) | rows.get(agent, {}) | named)
+    own, sections = split(values)
+    groups = {
+        name.removesuffix(_SECTION): name for name, value in values_of(config).items() if isinstance(value, Settings)
+    }
+    for section, changed in sections.items():
+        if section not in groups:
+            names = ", ".join(f"{section}.{name}" for name in changed)
+            raise InvalidSettingError(f"unknown settings: {names}. Groups of settings are {', '.join(groups)}.")
+        group = getattr(config, groups[section])
+        config = dataclasses.replace(config, **{groups[section]: replaced(group, changed, section + ".")})
+    plain = {name: value for name, value in values_of(config).items() if not isinstance(value, Settings)}
+    if unknown := sorted(set(own) - set(plain)):
+        raise InvalidSettingError(f"unknown settings: {', '.join(unknown)}. There are here: {', '.join(plain)}.")
+    rest = {name: getattr(config, name) for name in groups.values()}
+    return dataclasses.replace(make(type(config), plain | own, ""), **rest)
+
+
+def choose_network(name: str, env: str) -> str:
+    """Return the name of the network to use on an environment: `name`, or for `"auto"` the first one that fits.
+
+    Raises `ValueError` for an unknown name, and for a network that does not fit the environment.
+    """
+    dag = load(find(env)[0])
+    if name == "auto":
+        return next(each for each in registry.NETWORKS.names() if not registry.NETWORKS.find(each).fits(dag))
+    if lacking := registry.NETWORKS.find(name).fits(dag):
+        raise ValueError(f"--network {name} needs {dag.__name__} to offer {lacking}.")
+    return name
+
+
+def usual(
+    env: str = Config.env,
+    agent: str = Config.agent,
+    backward: str = Config.backward,
+    network: str = "auto",
+    preset: str = Config.preset,
+) -> Config:
+    """Return the default settings of what a run chose: the paper's, but for the size of networks on molecules.
+
+    Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown one.
+    """
+    find(env)
+    names = {"agent": agent, "backward": backward, "network": choose_network(network, env)}
+    groups = {kind + _SECTION: CHOICES[kind].find(name)() for kind, name in names.items()}
+    config = Config(env=env, preset=preset, **names, **groups)
+    choice = registry.Choice(registry.bare(env), **{kind: registry.bare(name) for kind, name in names.items()})
+    return with_values(config, registry.preset_values(preset, choice))
+
+
+def check_config(config: Config) -> None:
+    """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read."""
+    default = usual(config.env, config.agent, config.backward, config.network, config.preset)
+    check(config, default)
+    for name, value in values_of(config).items():
+        if isinstance(value, Settings):
+            section = name.removesuffix(_SECTION)
+            choice = f"--{section} {getattr(config, section)}" if section in CHOICES else ""
+            expected = type(getattr(default, name))
+            if type(value) is not expected:
+                raise InvalidSettingError(f"{choice} has settings of type {expected.__name__}, got {value!r}.")
+            check(value, getattr(default, name), section + ".", choice)
+    for name in config.metrics:
+        registry.METRICS.find(name)

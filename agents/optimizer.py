@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+
+from agents.settings import Bounds, Settings
 
 
 class Optimizer:
@@ -28,12 +33,16 @@ class Optimizer:
         max_grad_norm: float = 0.0,
         decay: float = 1.0,
     ) -> None:
-        params = [{"params": list(group), "lr": lr} for group, lr in groups]
-        self.max_grad_norm, self.decay = max_grad_norm, decay
-        self.parameters = [p for group in params for p in group["params"]]
+        self._groups = [{"params": list(group), "lr": lr} for group, lr in groups]
+        self.weight_decay, self.max_grad_norm, self.decay = weight_decay, max_grad_norm, decay
+        self.parameters = [p for group in self._groups for p in group["params"]]
         self._cleared = list({*module.parameters(), *self.parameters})
+
+    @cached_property
+    def adam(self) -> torch.optim.Adam:
+        """The optimizer of torch. It is made when it is first used: who only samples need not wait for its imports."""
         fused = self.parameters[0].device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(params, weight_decay=weight_decay, fused=fused)
+        return torch.optim.Adam(self._groups, weight_decay=self.weight_decay, fused=fused)
 
     def minimise(self, loss: Tensor) -> None:
         """Take one step down the gradient of the scalar `loss`."""
@@ -54,3 +63,40 @@ class Optimizer:
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.adam.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class AdamSettings(Settings):
+    """The settings of an `Optimizer`, for who learns with one at a constant rate."""
+
+    lr: Annotated[float, Bounds(0, 1e3)] = 1e-3
+    """Learning rate."""
+    weight_decay: Annotated[float, Bounds(0, 1e3)] = 0.0
+    """L2 penalty on the weights."""
+    max_grad_norm: Annotated[float, Bounds(0, 1e12)] = 0.0
+    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+
+    def decay(self) -> float:
+        """Return the factor on the learning rates after every step."""
+        return 1.0
+
+    def optimizer(
+        self, module: nn.Module, weights: Iterable[nn.Parameter], *others: tuple[Iterable[nn.Parameter], float]
+    ) -> Optimizer:
+        """Return the optimizer of `weights` at the rate `lr`, and of `others` at rates of their own.
+
+        `module` is what all gradients are cleared of, see `Optimizer`.
+        """
+        groups = [(weights, self.lr), *others]
+        return Optimizer(module, groups, self.weight_decay, self.max_grad_norm, self.decay())
+
+
+@dataclass(frozen=True)
+class DecayingAdamSettings(AdamSettings):
+    """The settings of an `Optimizer` whose learning rate shrinks."""
+
+    lr_decay: Annotated[float, Bounds(0, 1)] = 1.0
+    """Factor on the learning rates after every step."""
+
+    def decay(self) -> float:
+        return self.lr_decay

@@ -5,25 +5,58 @@ Source: Gritsaev et al. 2025 (arXiv 2410.15474), Algorithm 1.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from agents.backward import Backward
+from agents import policy
 from agents.config import Config
 from agents.evaluation.evaluator import Evaluator
-from agents.networks.base import Network
-from agents.networks.target import Targets
-from agents.objectives.base import Agent
+from agents.model import Model
 from agents.sampling.buffer import RolloutBuffer
+from agents.sampling.categorical import host_is_free
 from agents.sampling.random_state import get_state, make_generator, set_state
-from agents.sampling.rollout import Trajectories, compacts, rollout
-from gfn_envs.dag import DAG, log_rewards_or_error
+from agents.sampling.rollout import Trajectories, rollout
+from gfn_envs.dag import log_rewards_or_error
 
 CHECK_EVERY = 100
 """Iterations between two looks at the losses (and, off the CPU, at the rewards): each look waits for the device."""
+
+
+class Means:
+    """Means of named scalar tensors, summed up without waiting for the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Take one value of each of some names into account."""
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means by name; this waits for the device."""
+        return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._sums.clear()
+        self._counts.clear()
+
+    def state_dict(self) -> dict:
+        """Return the sums and counts."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Restore what `state_dict` returned."""
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._counts = dict(state["counts"])
 
 
 class Trainer:
@@ -32,24 +65,15 @@ class Trainer:
     `history` holds one dictionary of metrics an evaluation.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        dag: DAG,
-        network: Network,
-        targets: Targets,
-        agent: Agent,
-        backward: Backward,
-        buffer: RolloutBuffer,
-        evaluator: Evaluator,
-    ) -> None:
-        self.config, self.dag, self.network, self.targets = config, dag, network, targets
-        self.agent, self.backward, self.buffer, self.evaluator = agent, backward, buffer, evaluator
-        self.generator = make_generator(dag.device, config.seed)
+    def __init__(self, config: Config, model: Model, buffer: RolloutBuffer, evaluator: Evaluator) -> None:
+        self.config, self.model, self.buffer, self.evaluator = config, model, buffer, evaluator
+        self.dag, self.network, self.targets = model.parts.dag, model.parts.network, model.parts.targets
+        self.agent, self.backward = model.agent, model.backward
+        self.generator = make_generator(self.dag.device, config.seed)
         self.iteration = 0
         self.seconds = self._seconds_at_evaluation = 0.0
         self._iteration_at_evaluation = 0
-        self._loss_sums = torch.zeros(3, dtype=torch.float64, device=dag.device)
+        self._means = Means()
         self.history: list[dict[str, float]] = []
 
     @property
@@ -80,18 +104,17 @@ class Trainer:
     def step(self) -> None:
         """Do one iteration."""
         batch = self.collect()
-        if compacts(self.dag.device):
+        if host_is_free(self.dag.device):
             self._check_rewards(batch)
         self.evaluator.add(batch)
         if self.iteration >= self.config.learning_starts:
-            backward_loss = self.backward.update(self.buffer)
-            loss = self.agent.update(self.buffer)
+            told = self.backward.update(self.buffer)
+            self._means.add({**self.agent.update(self.buffer), **told})
             self.targets.update()
-            self._loss_sums += torch.stack((loss, backward_loss, torch.ones_like(loss)))
         else:
             self.agent.observe(self.buffer)
         self.iteration += 1
-        if compacts(self.dag.device):
+        if host_is_free(self.dag.device):
             self._check_losses()
 
     def train(
@@ -126,8 +149,8 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Measure the agent, append the metrics to `history` and return them."""
-        loss, backward_loss, _ = (self._loss_sums / self._loss_sums[2].clamp(min=1)).tolist()
-        self._loss_sums.zero_()
+        told = self._means.read()
+        self._means.clear()
         seconds = self.seconds - self._seconds_at_evaluation
         iterations = self.iteration - self._iteration_at_evaluation
         self._seconds_at_evaluation, self._iteration_at_evaluation = self.seconds, self.iteration
@@ -136,15 +159,14 @@ class Trainer:
             "reward_calls": self.trajectories,
             "seconds": self.seconds,
             "iterations_per_second": iterations / seconds if seconds > 0 else 0.0,
-            "loss": loss,
-            "backward_loss": backward_loss,
+            **told,
             **self.evaluator.evaluate(self.agent, last=self.iteration == self.num_iterations),
         }
         self.history.append(metrics)
         return metrics
 
     def _postfix(self) -> dict[str, str]:
-        shown = {"loss": f"{float(self._loss_sums[0] / self._loss_sums[2].clamp(min=1)):.3g}"}
+        shown = {name: f"{value:.3g}" for name, value in self._means.read().items() if name == "loss"}
         if self.history and "l1_empirical" in self.history[-1]:
             shown["L1"] = f"{self.history[-1]['l1_empirical']:.3f}"
         return shown
@@ -156,15 +178,20 @@ class Trainer:
         self._check_losses()
 
     def _check_losses(self) -> None:
-        if not bool(self._loss_sums.isfinite().all()):
+        bad = [name for name, value in self._means.read().items() if not math.isfinite(value)]
+        if bad:
             raise FloatingPointError(
-                f"the loss is no longer finite after {self.trajectories:,} trajectories: lower --optim.lr or --pb.lr, "
-                "or set --optim.max-grad-norm. An earlier checkpoint is untouched."
+                f"{bad[0]} is no longer finite after {self.trajectories:,} trajectories: lower --agent.lr or "
+                "--backward.lr, or set --agent.max-grad-norm. An earlier checkpoint is untouched."
             )
 
     def _check_rewards(self, batch: Trajectories) -> None:
         if not bool(batch.log_reward.isfinite().all()):
             log_rewards_or_error(self.dag, batch.terminal_states)
+
+    def attachments(self) -> dict[str, bytes]:
+        """Return the files that belong to a checkpoint besides, by name: the policy alone, for who only uses it."""
+        return {policy.FILE: policy.to_bytes(self.config, self.model, self.trajectories)}
 
     def state_dict(self) -> dict:
         """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
@@ -179,7 +206,7 @@ class Trainer:
             "iteration": self.iteration,
             "seconds": [self.seconds, self._seconds_at_evaluation],
             "iteration_at_evaluation": self._iteration_at_evaluation,
-            "loss_sums": self._loss_sums,
+            "means": self._means.state_dict(),
             "history": self.history,
         }
 
@@ -191,4 +218,4 @@ class Trainer:
         self.iteration, self.history = state["iteration"], list(state["history"])
         self.seconds, self._seconds_at_evaluation = state["seconds"]
         self._iteration_at_evaluation = state["iteration_at_evaluation"]
-        self._loss_sums = state["loss_sums"].to(self.dag.device)
+        self._means.load_state_dict(state["means"], self.dag.device)

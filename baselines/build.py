@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from agents.build import resolve_device
-from agents.config import flatten
+from agents.model import resolve_device
+from agents.settings import check
 from baselines.config import BaselineConfig, preset
 from baselines.method import Method
 from baselines.samplers import MetropolisHastings, RandomPolicy
@@ -52,36 +52,17 @@ def describe_defaults() -> str:
     return "\n".join(f"  {name}: {text or '(none)'}" for name, text in shown.items())
 
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "trajectories": (0, 10**12),
-    "steps": (0, 10**15),
-    "seed": (0, 2**31),
-    "threads": (1, 1024),
-    "num_envs": (1, 10**6),
-    "eval_every": (1, 10**12),
-    "eval.window": (1, 10**9),
-    "eval.max_exact_edges": (0, 10**9),
-    "eval.elbo_samples": (0, 10**7),
-    "eval.test_every": (0, 10**9),
-    "eval.test_objects": (0, 10**9),
-    "eval.test_rollouts": (1, 10**6),
-    "eval.samples": (0, 10**7),
-}
-
-
-def check(config: BaselineConfig) -> None:
+def check_config(config: BaselineConfig) -> None:
     """Raise `ValueError` for an unknown name or a number out of range."""
     choose("algorithm", config.algo, ALGORITHMS)
-    values = flatten(config)
-    for name, (low, high) in _RANGES.items():
-        if not low <= values[name] <= high:
-            raise ValueError(f"--{name.replace('_', '-')} must lie in {low} .. {high}, got {values[name]!r}.")
+    check(config, config)
+    check(config.eval, config.eval, "eval.")
     if not config.trajectories and not config.steps:
         raise ValueError("--trajectories 0 and --steps 0 together would never end: give one of them.")
 
 
 def build_session(config: BaselineConfig) -> Session:
     """Make everything that a run needs, seeded, on the run's device."""
-    check(config)
+    check_config(config)
     dag = make(config.env, device=resolve_device(config.device), **config.parsed_env_kwargs())
     return Session(config, dag, ALGORITHMS[config.algo](config, dag))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from agents.config import RunSettings, json_object
-from agents.evaluation.evaluator import EvaluationSettings
+from agents.config import RunSettings, json_object, with_values
+from agents.evaluation.settings import EvaluationSettings
+from agents.settings import Bounds
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,19 @@ class BaselineConfig(RunSettings):
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     reward_mode: str = "log_reward"
     """What SB3's algorithms are paid: log_reward or reward when an object is complete, or soft, on every edge."""
-    trajectories: int = 100_000
+    trajectories: Annotated[int, Bounds(0, 10**12)] = 100_000
     """Stop after this many complete objects, each one call of the reward; 0 leaves it to --steps."""
-    steps: int = 0
+    steps: Annotated[int, Bounds(0, 10**15)] = 0
     """Stop after this many environment steps; 0 leaves it to --trajectories. Given alone, it alone counts."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, 2**31)] = 0
     """Seed of everything random."""
     device: str = "auto"
     """Where to compute: auto (cuda if there is one), cpu or cuda."""
-    threads: int = 1
+    threads: Annotated[int, Bounds(1, 1024)] = 1
     """CPU threads of torch; one is fastest for small networks unless the machine is otherwise idle."""
-    num_envs: int = 64
+    num_envs: Annotated[int, Bounds(1, 10**6)] = 64
     """Environments stepped at once: rows of SB3's vector environment, objects a batch (random), chains (mcmc)."""
-    eval_every: int = 8_000
+    eval_every: Annotated[int, Bounds(1, 10**12)] = 8_000
     """Trajectories between two evaluations; a checkpoint follows each."""
     algo_kwargs: str = "{}"
     """Keyword arguments of the algorithm as JSON, which replace those listed above."""
@@ -44,6 +46,10 @@ class BaselineConfig(RunSettings):
     def parsed_algo_kwargs(self) -> dict[str, Any]:
         """Return `algo_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
         return json_object("--algo-kwargs", self.algo_kwargs)
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        return with_values(cls(), values)
 
 
 ALGO_PRESETS: dict[str, dict[str, Any]] = {
@@ -62,4 +68,4 @@ ENV_PRESETS: dict[str, dict[str, Any]] = {
 def preset(env: str, algo: str) -> BaselineConfig:
     """Return the default settings of `algo` on `env`."""
     row = ENV_PRESETS.get(env.rpartition(":")[2], {})
-    return BaselineConfig.from_dict({"algo": algo, "env": env, **row, **ALGO_PRESETS.get(algo, {})})
+    return BaselineConfig.from_flat({"algo": algo, "env": env, **row, **ALGO_PRESETS.get(algo, {})})

@@ -102,6 +102,15 @@ class Molecules(Protocol):
 
 
 @runtime_checkable
+class ReadsSmiles(Protocol):
+    """Reads molecules."""
+
+    def from_smiles(self, smiles: list[str]) -> Tensor:
+        """Return the terminal states `[N, d]` that are these molecules; `ValueError` for one that is none here."""
+        ...
+
+
+@runtime_checkable
 class TellsNovelty(Protocol):
     """Knows the data that it comes from."""
 

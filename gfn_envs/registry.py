@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
     from gfn_envs.dag import DAG
+
+T = TypeVar("T")
 
 _ROWS: dict[str, tuple[str, dict[str, Any]]] = {}
 
@@ -25,9 +28,7 @@ def register(id: str, dag: str, **kwargs: Any) -> None:
         dag: the DAG's class as `"module:Class"`; it is imported when the first instance is made.
         kwargs: default keyword arguments of the class.
     """
-    module, _, name = dag.partition(":")
-    if not module or not name:
-        raise ValueError(f"dag must read 'module:Class', got {dag!r}.")
+    check_reference("dag", dag)
     _ROWS[id] = (dag, kwargs)
     gymnasium.register(
         id,
@@ -48,28 +49,47 @@ def find(id: str) -> tuple[str, dict[str, Any]]:
     As in Gymnasium, `"module:id"` first imports the module that registers the id. `ValueError` for a module that cannot
     be found, and for an unknown id (the message lists the known ones, closest first).
     """
-    module, colon, name = id.rpartition(":")
+    return resolve("environment id", id, _ROWS)
+
+
+def resolve(kind: str, name: str, rows: Mapping[str, T]) -> T:
+    """Return `rows[name]`; `"module:name"` first imports the module, which is to register the name.
+
+    Args:
+        kind: what the names are of, such as `"environment id"`, for the message of the `ValueError` that is raised for
+            a module that cannot be imported and for an unknown name.
+    """
+    module, colon, bare = name.rpartition(":")
     if colon:
-        _import(module, id)
-    return choose("environment id", name, _ROWS)
+        _import(module, f"{kind[:1].upper()}{kind[1:]} {name!r}")
+    return choose(kind, bare, rows)
 
 
-def _import(module: str, id: str) -> None:
+def _import(module: str, what: str) -> None:
     if not all(part.isidentifier() for part in module.split(".")):
-        raise ValueError(f"Environment id {id!r}: {module!r} is not the name of a module; write 'module:id'.")
+        raise ValueError(f"{what}: {module!r} is not the name of a module; write 'module:name'.")
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"Environment id {id!r}: cannot import {module!r} ({error}). The module must be installed, or lie in the "
-            "current folder."
+            f"{what}: cannot import {module!r} ({error}). The module must be installed, or lie in the current folder."
         ) from error
 
 
-def load(dag: str) -> type[DAG]:
-    """Return the class named by `"module:Class"`."""
-    module, _, name = dag.partition(":")
-    return getattr(importlib.import_module(module), name)
+def load(thing: str) -> Any:
+    """Return what `"module:thing"` names, such as a class; `ValueError` where the module has no such thing."""
+    module, _, name = thing.partition(":")
+    found = importlib.import_module(module)
+    if not hasattr(found, name):
+        raise ValueError(f"{thing!r} is registered, but {module} has no {name}.")
+    return getattr(found, name)
+
+
+def check_reference(argument: str, thing: str) -> None:
+    """Raise `ValueError` unless `thing` reads `"module:thing"`."""
+    module, _, name = thing.partition(":")
+    if not module or not name:
+        raise ValueError(f"{argument} must read 'module:Class', got {thing!r}.")
 
 
 def make(id: str, /, device: str | torch.device = "cpu", **kwargs: Any) -> DAG:

@@ -12,19 +12,26 @@ import torch
 from torch import Tensor
 
 from agents.objectives.base import Agent
-from agents.objectives.losses import log_prob
-from agents.sampling.rollout import Trajectories, compacts, rollout
+from agents.sampling.categorical import host_is_free, log_prob
+from agents.sampling.rollout import Trajectories, rollout
 from gfn_envs.exact import log_symmetry
+
+
+@torch.no_grad()
+def log_probs(agent: Agent, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
+    """Return `sum_t log P_F` and `sum_t log P_B` of each trajectory, each `[B]`."""
+    rows, dag = trajectories.rows, agent.dag
+    log_pf = log_prob(agent.policy()(rows.states), dag.action_mask(rows.states), rows.actions)
+    log_pb = agent.log_pb(rows.states, rows.backward_actions)
+    edges = rows.pad(torch.where(rows.has_action, log_pf, 0.0))[:, :-1]
+    return edges.sum(1), rows.pad(torch.where(rows.has_parent, log_pb, 0.0))[:, 1:].sum(1)
 
 
 @torch.no_grad()
 def log_ratios(agent: Agent, trajectories: Trajectories) -> Tensor:
     """Return `sum_t log P_F - sum_t log P_B`, `[B]`, of each trajectory."""
-    rows, dag = trajectories.rows, agent.dag
-    log_pf = log_prob(agent.policy()(rows.states), dag.action_mask(rows.states), rows.actions)
-    log_pb = agent.backward.log_prob(agent.network.at(rows.states), rows.backward_actions)
-    edges = rows.pad(torch.where(rows.has_action, log_pf, 0.0))[:, :-1]
-    return edges.sum(1) - rows.pad(torch.where(rows.has_parent, log_pb, 0.0))[:, 1:].sum(1)
+    log_pf, log_pb = log_probs(agent, trajectories)
+    return log_pf - log_pb
 
 
 @torch.no_grad()
@@ -38,10 +45,10 @@ def log_likelihood(
     is taken off, as slots that are the same to P_F are counted apart by P_B. Works through `chunk` walks at a time; by
     default as many as suit a CPU's cache, or many off the CPU.
     """
-    chunk = chunk or (64 if compacts(states.device) else 4096)
+    chunk = chunk or (64 if host_is_free(states.device) else 4096)
     starts = states.repeat_interleave(num_rollouts, 0)
     ratios = [
-        log_ratios(agent, rollout(agent.dag, agent.backward.logits, part, generator, backward=True))
+        log_ratios(agent, rollout(agent.dag, agent.backward_policy(), part, generator, backward=True))
         for part in starts.split(chunk)
     ]
     estimate = torch.cat(ratios).view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
@@ -58,5 +65,5 @@ def elbo(agent: Agent, num_samples: int, generator: torch.Generator | None) -> T
 @torch.no_grad()
 def eubo(agent: Agent, states: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return the same mean over backward walks from `states [N, d]` sampled from R/Z: an upper bound on log Z."""
-    batch = rollout(agent.dag, agent.backward.logits, states, generator, backward=True)
+    batch = rollout(agent.dag, agent.backward_policy(), states, generator, backward=True)
     return (batch.log_reward - log_ratios(agent, batch)).mean()

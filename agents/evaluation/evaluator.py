@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from agents.evaluation.collectors import BestStates, RecentSamples
 from agents.evaluation.estimates import elbo, log_likelihood
 from agents.evaluation.molecules import MoleculeMetrics
+from agents.evaluation.settings import EvaluationSettings
 from agents.objectives.base import Agent
 from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import Policy, Trajectories
@@ -28,28 +28,6 @@ from gfn_envs.exact import (
     reported_log_reward,
 )
 
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What is measured, and how often; nothing here changes the training."""
-
-    window: int = 200_000
-    """Number of latest samples in the empirical distribution."""
-    max_exact_edges: int = 2_000_000
-    """Evaluate exactly, by enumeration, where the graph has at most this many edges; 0 never does. Where slots are
-    renamed (molecules), at most a hundredth of it, as telling states apart takes that much longer there."""
-    elbo_samples: int = 256
-    """Fresh trajectories for the ELBO; 0 leaves it out."""
-    test_every: int = 5
-    """Evaluations from one correlation of log P_theta with log R on the test set to the next; 0 leaves them out."""
-    test_objects: int = 720
-    """Objects of the test set used, evenly spread over it; 0 uses all."""
-    test_rollouts: int = 10
-    """Backward rollouts for each object's log P_theta."""
-    samples: int = 1000
-    """Fresh molecules of the final policy in samples.csv, with their log P_theta; 0 writes none."""
-
-
 MOST_MODES = 100_000
 """Modes are not counted one by one where there are more."""
 
@@ -61,7 +39,7 @@ class Evaluator:
     their log R and the log P_theta last estimated, each `[N, ...]`; empty before the first time.
     """
 
-    def __init__(self, dag: DAG, settings: EvaluationSettings, seed: int = 0) -> None:
+    def __init__(self, dag: DAG, settings: EvaluationSettings, metrics: tuple[str, ...] = (), seed: int = 0) -> None:
         self.dag, self.settings = dag, settings
         self.generator = make_generator(dag.device, seed)
         self.enumeration = enumerate_within(dag, settings.max_exact_edges)

@@ -1,54 +1,103 @@
-"""Policy networks: states in; forward logits, backward logits, log flow and log trajectory count out.
+"""What a policy network is: torsos that turn states into features, and the heads that were asked for.
 
 Source: one torso shared by P_F, P_B and F, zero-initialised last layer of P_B: Gritsaev et al. 2025 (arXiv 2410.15474).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-HEADS: tuple[str, ...] = ("pf", "pb", "flow", "count")
+from agents.settings import Settings
+from gfn_envs.dag import DAG
+
+Kind = Literal["forward", "backward", "scalar"]
+"""What a head gives for each state: a number a forward action, a number a backward action, or one number."""
+
+Heads = Mapping[str, Kind]
+"""The heads of a network by name. `"forward"` is P_F's by custom, `"backward"` P_B's, `"flow"` log F's."""
+
+
+def merged(*wanted: Heads) -> Heads:
+    """Return all the heads that several parts want; `ValueError` where two want different kinds by one name."""
+    heads: dict[str, Kind] = {}
+    for each in wanted:
+        for name, kind in each.items():
+            if heads.setdefault(name, kind) != kind:
+                raise ValueError(f"the head {name!r} is wanted as {heads[name]} and as {kind}: give one another name.")
+    return heads
+
+
+@contextlib.contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Draw from a random stream that belongs to `seed` and `name`, and leave torch's global one untouched.
+
+    A head or torso is initialised in it, so that it has the same weights whatever other heads there are. It draws on
+    the CPU, so that a seed means the same weights on every device.
+    """
+    with torch.random.fork_rng(devices=[]):
+        digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+        yield
 
 
 class Network(nn.Module):
-    """Torsos that turn states into features, and one head each for P_F, P_B, log F and log n.
+    """Torsos that turn states into features, and heads that read them; `network(states)` gives `Outputs`.
 
     Args:
+        heads: names and kinds of the heads to make.
         torso: makes a module `states [B, d] -> features`.
-        heads: module `features -> output` for each name of `HEADS`; `pf [B, num_actions]`,
-            `pb [B, num_backward_actions]`, `flow [B, 1]`, `count [B, 1]`.
+        head: makes a module `features -> output` of a kind: `[B, num_actions]` for `"forward"`,
+            `[B, num_backward_actions]` for `"backward"`, `[B, 1]` for `"scalar"`.
         shared_torso: one torso for all heads; otherwise each head has its own.
-        zero_backward: zero the last linear layer of the backward head, so that P_B starts uniform over the parents.
+        seed: seed of the initial weights.
     """
 
     def __init__(
-        self, torso: Callable[[], nn.Module], heads: dict[str, nn.Module], shared_torso: bool, zero_backward: bool
+        self,
+        heads: Heads,
+        torso: Callable[[], nn.Module],
+        head: Callable[[Kind], nn.Module],
+        shared_torso: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        if shared_torso:
-            self.torsos = nn.ModuleDict({"shared": torso()})
-            self._torso_of: dict[str, str] = dict.fromkeys(HEADS, "shared")
-        else:
-            self.torsos = nn.ModuleDict({name: torso() for name in HEADS})
-            self._torso_of = {name: name for name in HEADS}
-        self.heads = nn.ModuleDict(heads)
-        if zero_backward:
-            last = [module for module in self.heads["pb"].modules() if isinstance(module, nn.Linear)][-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        self.torsos, self._heads = nn.ModuleDict(), nn.ModuleDict()
+        self._torso_of = {name: "shared" if shared_torso else _key(name) for name in heads}
+        for name in dict.fromkeys(self._torso_of.values()):
+            with seeded(seed, f"torso {name}"):
+                self.torsos[name] = torso()
+        for name, kind in heads.items():
+            with seeded(seed, f"head {name}"):
+                self._heads[_key(name)] = head(kind)
 
-    def at(self, states: Tensor) -> Evaluation:
-        """Return what this network says at `states [B, d]`, computed when it is read."""
-        return Evaluation(self, states)
+    def forward(self, states: Tensor) -> Outputs:
+        """Return this network's outputs at `states [B, d]`; each is computed when it is first read."""
+        return Outputs(self, states)
+
+    def head(self, name: str) -> nn.Module:
+        """Return the head of that name; `KeyError` where nobody asked for it when the network was made."""
+        if _key(name) not in self._heads:
+            have = ", ".join(key.removesuffix("_head") for key in self._heads)
+            raise KeyError(f"the network has no head {name!r}, only {have}: name it in the heads() of the settings.")
+        return self._heads[_key(name)]
+
+    def torso_of(self, name: str) -> nn.Module:
+        """Return the torso that the head of that name reads."""
+        return self.torsos[self._torso_of[name]]
 
     def sampler(self, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
         """Return a function `states [B, d] -> scale * forward logits [B, num_actions]` with the present weights.
 
-        It is for rollouts; a network whose forward pass is dominated by Python overrides this with a leaner one.
+        It is for rollouts. A network whose forward pass is dominated by Python overrides it with a leaner one.
         """
-        torso, head = self.torsos[self._torso_of["pf"]], self.heads["pf"]
+        torso, head = self.torso_of("forward"), self.head("forward")
         return lambda states: head(torso(states)) * scale
 
     def parameters_of(self, *heads: str) -> Iterator[nn.Parameter]:
@@ -56,74 +105,112 @@ class Network(nn.Module):
         for name in dict.fromkeys(self._torso_of[head] for head in heads):
             yield from self.torsos[name].parameters()
         for head in heads:
-            yield from self.heads[head].parameters()
+            yield from self.head(head).parameters()
+
+    @torch.no_grad()
+    def zero(self, name: str) -> None:
+        """Zero the last layer of a head, so that its output is 0 at every state until it learns.
+
+        A head says how by a method `zero()` of its own; otherwise its last `nn.Linear` is zeroed.
+        """
+        head = self.head(name)
+        own = getattr(head, "zero", None)
+        if own is not None:
+            own()
+            return
+        last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
 
-class Evaluation:
-    """A network at a batch of states; each part is computed once, when first read, with gradient where enabled."""
+def _key(name: str) -> str:
+    # A module cannot hold another one by the name of one of its methods, such as "forward".
+    return name + "_head"
+
+
+class Outputs:
+    """A network's outputs at a batch of states. Each is computed once, when it is first read.
+
+    Gradients flow where they are enabled at that moment. The parts of a loss share one `Outputs`, and so share the
+    passes through the torsos; `of` gives the outputs of another network, such as a slow copy, at the same states.
+    """
 
     def __init__(self, network: Network, states: Tensor) -> None:
         self.network, self.states = network, states
         self._features: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
-        self._under: dict[Network, Evaluation] = {}
+        self._others: dict[Network, Outputs] = {}
 
-    def _head(self, name: str) -> Tensor:
+    def head(self, name: str) -> Tensor:
+        """Return the output of the head of that name, `[B, n]`."""
         if name not in self._outputs:
             self._outputs[name] = self._compute(name)
         return self._outputs[name]
 
     def _compute(self, name: str) -> Tensor:
+        head = self.network.head(name)
         torso = self.network._torso_of[name]
         if torso not in self._features:
             self._features[torso] = self.network.torsos[torso](self.states)
-        return self.network.heads[name](self._features[torso])
+        return head(self._features[torso])
 
-    def under(self, network: Network) -> Evaluation:
-        """Return a network's evaluation of the same states; asked for again, or for this network's, the same one."""
+    def of(self, network: Network) -> Outputs:
+        """Return a network's outputs at the same states; they are kept, so that a second call returns the same."""
         if network is self.network:
             return self
-        if network not in self._under:
-            self._under[network] = self._make_under(network)
-        return self._under[network]
+        if network not in self._others:
+            self._others[network] = self._make(network)
+        return self._others[network]
 
-    def _make_under(self, network: Network) -> Evaluation:
-        return Evaluation(network, self.states)
+    def _make(self, network: Network) -> Outputs:
+        return Outputs(network, self.states)
 
-    def part(self, rows: slice) -> Evaluation:
-        """Return the evaluation of some of the states; what it reads is computed for all of them, once."""
-        return _Part(self, rows)
+    def rows(self, rows: slice) -> Outputs:
+        """Return the outputs at some of the states; what is read of them is computed for all states, once."""
+        return _Rows(self, rows)
 
     @property
     def forward_logits(self) -> Tensor:
-        """`[B, num_actions]`."""
-        return self._head("pf")
+        """The head `"forward"`, `[B, num_actions]`."""
+        return self.head("forward")
 
     @property
     def backward_logits(self) -> Tensor:
-        """`[B, num_backward_actions]`."""
-        return self._head("pb")
+        """The head `"backward"`, `[B, num_backward_actions]`."""
+        return self.head("backward")
 
     @property
     def log_flow(self) -> Tensor:
-        """log F(s) `[B]`."""
-        return self._head("flow").squeeze(-1)
+        """The head `"flow"`, log F(s) `[B]`."""
+        return self.scalar("flow")
 
-    @property
-    def log_count(self) -> Tensor:
-        """log n(s) `[B]`, n = number of trajectories from s0."""
-        return self._head("count").squeeze(-1)
+    def scalar(self, name: str) -> Tensor:
+        """Return the output of a head of kind `"scalar"`, `[B]`."""
+        return self.head(name).squeeze(-1)
 
 
-class _Part(Evaluation):
-    """A slice of an evaluation's states."""
+class _Rows(Outputs):
+    """The outputs at a slice of the states of other outputs."""
 
-    def __init__(self, whole: Evaluation, rows: slice) -> None:
+    def __init__(self, whole: Outputs, rows: slice) -> None:
         super().__init__(whole.network, whole.states[rows])
-        self._whole, self._rows = whole, rows
+        self._whole, self._slice = whole, rows
 
     def _compute(self, name: str) -> Tensor:
-        return self._whole._head(name)[self._rows]
+        return self._whole.head(name)[self._slice]
 
-    def _make_under(self, network: Network) -> Evaluation:
-        return self._whole.under(network).part(self._rows)
+    def _make(self, network: Network) -> Outputs:
+        return self._whole.of(network).rows(self._slice)
+
+
+class NetworkSettings(Settings, ABC):
+    """The settings of a network, which build it; a subclass is a frozen dataclass registered by `register_network`."""
+
+    @classmethod
+    def fits(cls, dag: type[DAG]) -> str:
+        """Return what a DAG class lacks for this network, or an empty string where it fits."""
+        return ""
+
+    @abstractmethod
+    def build(self, dag: DAG, heads: Heads, seed: int) -> Network:
+        """Return the network with these heads, on the CPU, its weights drawn with `seed`."""

@@ -11,15 +11,20 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
 
-from agents.networks.base import Network
-from agents.sampling.rollout import compacts
-from gfn_envs.dag import DAG, GraphView
+from agents.networks.base import Heads, Kind, Network
+from agents.networks.transformer import AttentionSettings, check_divisible
+from agents.sampling.categorical import host_is_free
+from agents.settings import Bounds
+from gfn_envs.abilities import GraphStates
+from gfn_envs.dag import DAG
+from gfn_envs.views import GraphView
 
 _PADDING_TOKENS = 32
 """On the CPU rows of different sizes share a pass where that pads fewer tokens: about what a pass more costs."""
@@ -262,7 +267,7 @@ def _plan(nodes: Tensor) -> tuple[Tensor, list[tuple[int, int, int]]]:
     over all slots, since reading the sizes would make the host wait for the device.
     """
     batch, slots, _ = nodes.shape
-    if not compacts(nodes.device):
+    if not host_is_free(nodes.device):
         return torch.arange(batch, device=nodes.device), [(0, batch, slots)]
     sizes = (nodes[:, :, 0] != 0).sum(1)
     cuts = []
@@ -378,28 +383,39 @@ class GraphTransformer(Network):
     def __init__(
         self,
         dag: DAG,
+        heads: Heads,
         width: int = 64,
         layers: int = 3,
         attention_heads: int = 4,
         shared_torso: bool = True,
-        zero_backward: bool = True,
+        seed: int = 0,
     ) -> None:
-        view: GraphView = dag.graph_view()  # type: ignore[attr-defined]
-        if width % attention_heads:
-            raise ValueError(
-                f"--net.width must be a multiple of --net.attention-heads, got {width}, {attention_heads}."
-            )
-        graph = dag.graph  # type: ignore[attr-defined]
-        backward = ActionLogits(view, width, view.backward_node_actions, view.backward_pair_actions, begins=False)
-        if zero_backward:
-            backward.zero()
-        heads: dict[str, nn.Module] = {
-            "pf": ActionLogits(view, width, view.node_actions, view.pair_actions, begins=True),
-            "pb": backward,
-            "flow": SummaryNumber(width),
-            "count": SummaryNumber(width),
-        }
+        check_divisible(width, attention_heads)
+        assert isinstance(dag, GraphStates)
+        view, graph = dag.graph_view(), dag.graph
+
+        def head(kind: Kind) -> nn.Module:
+            if kind == "forward":
+                return ActionLogits(view, width, view.node_actions, view.pair_actions, begins=True)
+            if kind == "backward":
+                return ActionLogits(view, width, view.backward_node_actions, view.backward_pair_actions, begins=False)
+            return SummaryNumber(width)
+
         super().__init__(
-            lambda: GraphTorso(view, graph, width, layers, attention_heads), heads, shared_torso, zero_backward=False
+            heads, lambda: GraphTorso(view, graph, width, layers, attention_heads), head, shared_torso, seed
         )
-        self.to(dag.device)
+
+
+@dataclass(frozen=True)
+class GraphTransformerSettings(AttentionSettings):
+    """A transformer over a state's graph, for environments that offer `graph_view()` and `graph()`."""
+
+    attention_heads: Annotated[int, Bounds(1, 10**6)] = 4
+    """Attention heads of a layer."""
+
+    @classmethod
+    def fits(cls, dag: type[DAG]) -> str:
+        return "" if issubclass(dag, GraphStates) else "graph_view() and graph()"
+
+    def build(self, dag: DAG, heads: Heads, seed: int) -> Network:
+        return GraphTransformer(dag, heads, self.width, self.layers, self.attention_heads, self.shared_torso, seed)

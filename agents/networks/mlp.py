@@ -6,11 +6,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from agents.networks.base import Network
+from agents.networks.base import Heads, Kind, Network, NetworkSettings
+from agents.settings import Bounds
 from gfn_envs.dag import DAG
 
 
@@ -56,17 +59,36 @@ class MLP(Network):
     """A network on the one-hot code of the state vector: `layers` hidden layers of `width` ReLU units, linear heads."""
 
     def __init__(
-        self, dag: DAG, width: int = 256, layers: int = 2, shared_torso: bool = True, zero_backward: bool = True
+        self, dag: DAG, heads: Heads, width: int = 256, layers: int = 2, shared_torso: bool = True, seed: int = 0
     ) -> None:
-        sizes = {"pf": dag.num_actions, "pb": dag.num_backward_actions, "flow": 1, "count": 1}
-        heads: dict[str, nn.Module] = {name: nn.Linear(width, size) for name, size in sizes.items()}
-        super().__init__(lambda: MLPTorso(dag.nvec, width, layers), heads, shared_torso, zero_backward)
-        self.to(dag.device)
+        sizes: dict[Kind, int] = {"forward": dag.num_actions, "backward": dag.num_backward_actions, "scalar": 1}
+        super().__init__(
+            heads,
+            torso=lambda: MLPTorso(dag.nvec, width, layers),
+            head=lambda kind: nn.Linear(width, sizes[kind]),
+            shared_torso=shared_torso,
+            seed=seed,
+        )
 
     def sampler(self, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
         """As `Network.sampler`, with the look-ups done once a rollout: a step on 16 states takes half the time."""
-        torso, head = self.torsos[self._torso_of["pf"]], self.heads["pf"]
+        torso, head = self.torso_of("forward"), self.head("forward")
         assert isinstance(torso, MLPTorso)
         assert isinstance(head, nn.Linear)
         features, weight, bias = torso.layers(), (scale * head.weight.t()).contiguous(), scale * head.bias
         return lambda states: torch.addmm(bias, features(states), weight)
+
+
+@dataclass(frozen=True)
+class MLPSettings(NetworkSettings):
+    """A multilayer perceptron on the one-hot code of the state vector; it fits every environment."""
+
+    width: Annotated[int, Bounds(1, 10**6)] = 256
+    """Units of a layer."""
+    layers: Annotated[int, Bounds(1, 1000)] = 2
+    """Number of hidden layers."""
+    shared_torso: bool = True
+    """One torso for all heads (P_F, P_B, flow); otherwise each has its own."""
+
+    def build(self, dag: DAG, heads: Heads, seed: int) -> Network:
+        return MLP(dag, heads, self.width, self.layers, self.shared_torso, seed)

@@ -45,6 +45,10 @@ class Targets:
             self._targets[rate, every] = Target(self.network, rate, every)
         return self._targets[rate, every].copy
 
+    def copies(self) -> list[Network]:
+        """Return the copies, oldest first."""
+        return [target.copy for target in self._targets.values()]
+
     def update(self) -> None:
         """Move every copy one step; the trainer does, at the end of an iteration."""
         for target in self._targets.values():

@@ -7,11 +7,17 @@ samples from the distribution that its loss sees.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from agents.networks.base import Network
-from gfn_envs.dag import DAG, TokenView
+from agents.networks.base import Heads, Kind, Network, NetworkSettings
+from agents.settings import Bounds
+from gfn_envs.abilities import TokenStates
+from gfn_envs.dag import DAG
+from gfn_envs.views import TokenView
 
 
 class TokenTorso(nn.Module):
@@ -74,22 +80,56 @@ class Transformer(Network):
     def __init__(
         self,
         dag: DAG,
+        heads: Heads,
         width: int = 64,
         layers: int = 3,
         attention_heads: int = 8,
         shared_torso: bool = True,
-        zero_backward: bool = True,
+        seed: int = 0,
     ) -> None:
-        view: TokenView = dag.token_view()  # type: ignore[attr-defined]
-        if width % attention_heads:
-            raise ValueError(
-                f"--net.width must be a multiple of --net.attention-heads, got {width}, {attention_heads}."
-            )
-        heads: dict[str, nn.Module] = {
-            "pf": PlacedValues(width, view.values) if view.values else Summary(width, dag.num_actions),
-            "pb": Places(width) if view.places else Summary(width, dag.num_backward_actions),
-            "flow": Summary(width, 1),
-            "count": Summary(width, 1),
-        }
-        super().__init__(lambda: TokenTorso(view, width, layers, attention_heads), heads, shared_torso, zero_backward)
-        self.to(dag.device)
+        check_divisible(width, attention_heads)
+        assert isinstance(dag, TokenStates)
+        view = dag.token_view()
+
+        def head(kind: Kind) -> nn.Module:
+            if kind == "forward":
+                return PlacedValues(width, view.values) if view.values else Summary(width, dag.num_actions)
+            if kind == "backward":
+                return Places(width) if view.places else Summary(width, dag.num_backward_actions)
+            return Summary(width, 1)
+
+        super().__init__(heads, lambda: TokenTorso(view, width, layers, attention_heads), head, shared_torso, seed)
+
+
+@dataclass(frozen=True)
+class AttentionSettings(NetworkSettings):
+    """What networks with attention have in common."""
+
+    width: Annotated[int, Bounds(1, 10**6)] = 64
+    """Units of a layer, a multiple of the attention heads."""
+    layers: Annotated[int, Bounds(1, 1000)] = 3
+    """Number of layers."""
+    attention_heads: Annotated[int, Bounds(1, 10**6)] = 8
+    """Attention heads of a layer."""
+    shared_torso: bool = True
+    """One torso for all heads (P_F, P_B, flow); otherwise each has its own."""
+
+
+@dataclass(frozen=True)
+class TransformerSettings(AttentionSettings):
+    """A transformer over the components of a state, for environments that offer `token_view()`."""
+
+    @classmethod
+    def fits(cls, dag: type[DAG]) -> str:
+        return "" if issubclass(dag, TokenStates) else "token_view()"
+
+    def build(self, dag: DAG, heads: Heads, seed: int) -> Network:
+        return Transformer(dag, heads, self.width, self.layers, self.attention_heads, self.shared_torso, seed)
+
+
+def check_divisible(width: int, attention_heads: int) -> None:
+    """Raise `ValueError` unless each attention head gets an equal share of the width."""
+    if width % attention_heads:
+        raise ValueError(
+            f"--network.width must be a multiple of --network.attention-heads, got {width}, {attention_heads}."
+        )

@@ -5,18 +5,25 @@ Source: see the losses in `agents.objectives.losses`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from agents.backward import Backward
-from agents.networks.base import Evaluation, Network
-from agents.objectives.base import Agent
-from agents.objectives.losses import log_prob
+from agents.networks.base import Heads, Network, Outputs
+from agents.objectives import losses
+from agents.objectives.base import Agent, AgentSettings
 from agents.optimizer import Optimizer
+from agents.parts import Parts
 from agents.sampling.buffer import RolloutBuffer
+from agents.sampling.categorical import log_prob
 from agents.sampling.rollout import Policy, Trajectories
+from agents.settings import Bounds
 from gfn_envs.dag import DAG
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -26,8 +33,8 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 class NetworkFlow(nn.Module):
     """log F(s) from the network's flow head."""
 
-    def forward(self, here: Evaluation) -> Tensor:
-        return here.log_flow
+    def forward(self, outputs: Outputs) -> Tensor:
+        return outputs.log_flow
 
 
 class ConstantFlow(nn.Module):
@@ -37,15 +44,15 @@ class ConstantFlow(nn.Module):
         super().__init__()
         self.log_z = nn.Parameter(torch.zeros((), device=device))
 
-    def forward(self, here: Evaluation) -> Tensor:
-        return self.log_z.expand(len(here.states))
+    def forward(self, outputs: Outputs) -> Tensor:
+        return self.log_z.expand(len(outputs.states))
 
 
 class Balance(Agent):
     """A flow agent with any of the balance losses.
 
     Args:
-        flow: gives log F of the states that an evaluation holds.
+        flow: `Outputs -> log F [B]` at their states.
         loss: one of `agents.objectives.losses`.
         per_edge: average the loss over edges rather than over trajectories.
         optimizer: steps P_F and the flow (and P_B's head for `naive`).
@@ -62,33 +69,101 @@ class Balance(Agent):
         optimizer: Optimizer,
     ) -> None:
         super().__init__(dag, network, backward)
-        self.flow, self.loss, self.per_edge, self.optimizer = flow, loss, per_edge, optimizer
+        self.own = self.flow = flow
+        self.loss, self.per_edge, self.optimizer = loss, per_edge, optimizer
 
     def policy(self) -> Policy:
         return self.network.sampler()
 
     @torch.no_grad()
     def log_z(self) -> Tensor:
-        return self.flow(self.network.at(self.dag.reset(1)))[0].detach()
+        return self.flow(self.network(self.dag.reset(1)))[0].detach()
 
     def losses(self, trajectories: Trajectories) -> Tensor:
         """Return the loss of each trajectory, `[B]`."""
         rows = trajectories.rows
-        here = self.network.at(rows.states)
-        log_flow = torch.where(rows.has_action, self.flow(here), rows.log_reward)
-        log_pf = log_prob(here.forward_logits, self.dag.action_mask(rows.states), rows.actions)
-        log_pb = self.backward.log_prob(here, rows.backward_actions)
+        outputs = self.network(rows.states)
+        log_flow = torch.where(rows.has_action, self.flow(outputs), rows.log_reward)
+        log_pf = log_prob(outputs.forward_logits, self.dag.action_mask(rows.states), rows.actions)
+        log_pb = self.backward.log_prob(outputs, rows.backward_actions)
         return self.loss(rows.pad(log_flow), rows.pad(log_pf)[:, :-1], rows.pad(log_pb)[:, 1:], trajectories.mask)
 
-    def update(self, buffer: RolloutBuffer) -> Tensor:
+    def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         mask = buffer.newest.mask
         loss = self.losses(buffer.newest).sum() / (mask.sum() if self.per_edge else len(mask))
         self.optimizer.minimise(loss)
-        return loss.detach()
+        return {"loss": loss.detach()}
 
-    def state_dict(self) -> dict:
-        return {"flow": self.flow.state_dict(), **super().state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.flow.load_state_dict(state["flow"])
-        super().load_state_dict(state)
+PENALTIES: dict[str, losses.Penalty] = {"squared": torch.square, "huber": losses.huber}
+
+
+@dataclass(frozen=True)
+class BalanceSettings(AgentSettings):
+    """What the balance losses have in common."""
+
+    penalty: Literal["squared", "huber"] = "squared"
+    """What a balance residual costs: its square, or Huber's function of it."""
+
+    @abstractmethod
+    def loss(self) -> Loss:
+        """Return the loss of padded trajectories."""
+
+    def _loss(self, loss: Callable[..., Tensor]) -> Loss:
+        return partial(loss, penalty=PENALTIES[self.penalty])
+
+
+@dataclass(frozen=True)
+class StateFlowSettings(BalanceSettings):
+    """What the losses have in common that learn a flow log F(s) of every state."""
+
+    def heads(self, dag: DAG) -> Heads:
+        return {"forward": "forward", "flow": "scalar"}
+
+    def _build(self, parts: Parts, backward: Backward, per_edge: bool) -> Agent:
+        network = parts.network
+        weights = network.parameters_of("forward", "flow", *backward.learned_by_agent)
+        optimizer = self.optimizer(network, weights)
+        return Balance(parts.dag, network, backward, NetworkFlow(), self.loss(), per_edge, optimizer)
+
+
+@dataclass(frozen=True)
+class DetailedBalanceSettings(StateFlowSettings):
+    """Detailed balance: the flow along each edge, from either end."""
+
+    def loss(self) -> Loss:
+        return self._loss(losses.detailed_balance)
+
+    def build(self, parts: Parts, backward: Backward) -> Agent:
+        return self._build(parts, backward, per_edge=True)
+
+
+@dataclass(frozen=True)
+class SubTrajectoryBalanceSettings(StateFlowSettings):
+    """Sub-trajectory balance: the flow along every stretch of a trajectory."""
+
+    lamda: Annotated[float, Bounds(1e-6, 1e6)] = 0.9
+    """lambda: weight ratio of stretches whose lengths differ by one."""
+
+    def loss(self) -> Loss:
+        return self._loss(partial(losses.subtrajectory_balance, lamda=self.lamda))
+
+    def build(self, parts: Parts, backward: Backward) -> Agent:
+        return self._build(parts, backward, per_edge=False)
+
+
+@dataclass(frozen=True)
+class TrajectoryBalanceSettings(BalanceSettings):
+    """Trajectory balance: the flow along the whole trajectory, with log Z as one parameter."""
+
+    log_z_lr: Annotated[float, Bounds(0, 1e3)] = 1e-1
+    """Learning rate of log Z."""
+
+    def loss(self) -> Loss:
+        return self._loss(losses.trajectory_balance)
+
+    def build(self, parts: Parts, backward: Backward) -> Agent:
+        network, flow = parts.network, ConstantFlow(parts.dag.device)
+        weights = network.parameters_of("forward", *backward.learned_by_agent)
+        optimizer = self.optimizer(network, weights, (flow.parameters(), self.log_z_lr))
+        return Balance(parts.dag, network, backward, flow, self.loss(), False, optimizer)

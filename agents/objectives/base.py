@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from agents.backward import Backward
-from agents.networks.base import Network
-from agents.optimizer import Optimizer
-from agents.sampling.buffer import RolloutBuffer
+from agents.networks.base import Heads, Network
+from agents.optimizer import DecayingAdamSettings, Optimizer
+from agents.parts import Parts
+from agents.sampling.buffer import Keeps, RolloutBuffer
 from agents.sampling.rollout import Policy
 from gfn_envs.dag import DAG
 
 
 class Agent(ABC):
-    """A forward policy that learns; it asks `backward.log_prob` for P_B and nothing else."""
+    """A forward policy that learns; it asks `backward.log_prob` for P_B and nothing else.
+
+    Attributes:
+        optimizer: what `update` steps with.
+        own: a module with the parameters and buffers that the agent has beside the network's, such as log Z. They are
+            saved with the policy.
+        keeps: what `update` needs the buffer to keep.
+    """
 
     optimizer: Optimizer
+    keeps: Keeps = Keeps()
 
     def __init__(self, dag: DAG, network: Network, backward: Backward) -> None:
         self.dag, self.network, self.backward = dag, network, backward
+        self.own = nn.Module()
 
     @abstractmethod
     def policy(self) -> Policy:
         """Return P_F as a function of states with the present weights, for rollouts and exact evaluation."""
 
     @abstractmethod
-    def update(self, buffer: RolloutBuffer) -> Tensor:
-        """Take one learning step and return its loss, a scalar tensor."""
+    def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
+        """Take one learning step and return its metrics by name, scalar tensors without gradient.
+
+        The loss is called `"loss"`. Each metric appears in the run's figures, table and curves, as a mean over the
+        steps since the previous evaluation.
+        """
 
     def observe(self, buffer: RolloutBuffer) -> None:  # noqa: B027  (most agents keep nothing)
         """Take note of the newest batch without learning from it; nothing unless overridden."""
@@ -37,10 +53,36 @@ class Agent(ABC):
     def log_z(self) -> Tensor:
         """Return the agent's estimate of log Z, a scalar tensor."""
 
+    def backward_policy(self) -> Policy:
+        """Return P_B as a function of states: logits of the backward actions `[B, num_backward_actions]`."""
+        return self.backward.logits
+
+    @torch.no_grad()
+    def log_pb(self, states: Tensor, backward_actions: Tensor) -> Tensor:
+        """Return log P_B `[B]` of `backward_actions [B]` at `states [B, d]`; any finite value at s0."""
+        return self.backward.log_prob(self.network(states), backward_actions)
+
     def state_dict(self) -> dict:
         """Return what the agent itself keeps (the network is saved by the trainer)."""
-        return {"optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "own": self.own.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+        self.own.load_state_dict(state["own"])
+
+
+@dataclass(frozen=True)
+class AgentSettings(DecayingAdamSettings, ABC):
+    """The settings of an agent, which build it; its optimizer's are among them.
+
+    A subclass is a frozen dataclass registered by `agents.register_agent`.
+    """
+
+    def heads(self, dag: DAG) -> Heads:
+        """Return the heads of the network that the agent reads; P_F's alone unless overridden."""
+        return {"forward": "forward"}
+
+    @abstractmethod
+    def build(self, parts: Parts, backward: Backward) -> Agent:
+        """Return the agent that learns beside `backward`."""

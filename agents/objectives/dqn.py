@@ -6,50 +6,79 @@ Source: Tiapkin et al. 2024 (arXiv 2310.12934), section 4; Munchausen term: Viei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from agents.backward import Backward
-from agents.networks.base import Evaluation, Network
-from agents.networks.target import Targets
-from agents.objectives.base import Agent
-from agents.objectives.losses import huber, log_prob, munchausen_target, soft_value
+from agents.networks.base import Heads, Network, Outputs
+from agents.objectives.base import Agent, AgentSettings
+from agents.objectives.losses import huber, munchausen_target
 from agents.optimizer import Optimizer
-from agents.sampling.buffer import RolloutBuffer, Transitions
+from agents.parts import Parts
+from agents.sampling.buffer import Keeps, RolloutBuffer, Transitions
+from agents.sampling.categorical import log_prob, soft_value
 from agents.sampling.rollout import Policy
+from agents.settings import Bounds
 from gfn_envs.dag import DAG
 
 
 @dataclass(frozen=True)
-class DQNSettings:
-    """Settings of mdqn and softdqn."""
+class SoftDQNSettings(AgentSettings):
+    """Soft Q-learning with a target network, on prioritised replay or on-policy."""
 
-    alpha: float = 0.15
-    """Weight of the Munchausen term (mdqn; softdqn has 0); the temperature is 1 / (1 - alpha)."""
-    l0: float = -100.0
-    """Lower bound on the Munchausen term's log-policy."""
     on_policy: bool = False
     """Learn from the newest batch of trajectories, all edges alike, instead of prioritised replay."""
-    replay_capacity: int = 100_000
+    replay_capacity: Annotated[int, Bounds(1, 2**24 - 1)] = 100_000
     """Transitions kept for replay."""
-    replay_batch: int = 256
+    replay_batch: Annotated[int, Bounds(1, 10**7)] = 256
     """Transitions in an update."""
-    priority_alpha: float = 0.5
+    priority_alpha: Annotated[float, Bounds(0, 1)] = 0.5
     """Exponent on the TD loss in the replay priorities; 0 draws uniformly."""
-    priority_beta: float = 0.0
+    priority_beta: Annotated[float, Bounds(0, 10)] = 0.0
     """Exponent of the importance weights that undo the priorities' bias; 0 leaves it."""
-    target_rate: float = 0.25
+    target_rate: Annotated[float, Bounds(0, 1)] = 0.25
     """Share of the new weights that the target network takes over."""
-    target_every: int = 1
+    target_every: Annotated[int, Bounds(1, 10**9)] = 1
     """Iterations between two updates of the target network."""
-    leaf_weight: float = 1.0
+    leaf_weight: Annotated[float, Bounds(0, 1e6)] = 1.0
     """Weight in the loss of edges into terminal states."""
     dueling: bool = False
     """Read the network as Q = V + tau log softmax(A / tau), V from its flow head, instead of Q from its P_F head."""
 
+    def unread(self) -> frozenset[str]:
+        replay = frozenset({"replay_capacity", "replay_batch", "priority_alpha", "priority_beta"})
+        return replay if self.on_policy else frozenset()
 
-class MunchausenDQN(Agent):
+    def heads(self, dag: DAG) -> Heads:
+        return {"forward": "forward", "flow": "scalar"} if self.dueling else {"forward": "forward"}
+
+    def munchausen(self) -> tuple[float, float]:
+        """Return the weight alpha of the Munchausen term and the lower bound l0 on its log-policy."""
+        return 0.0, 0.0
+
+    def build(self, parts: Parts, backward: Backward) -> Agent:
+        network = parts.network
+        optimizer = self.optimizer(network, network.parameters_of(*self.heads(parts.dag), *backward.learned_by_agent))
+        target = parts.targets.get(self.target_rate, self.target_every)
+        return DQN(parts.dag, network, target, backward, optimizer, self)
+
+
+@dataclass(frozen=True)
+class MunchausenDQNSettings(SoftDQNSettings):
+    """Soft Q-learning whose reward has a share of the policy's own log-probability added."""
+
+    alpha: Annotated[float, Bounds(0, 0.999)] = 0.15
+    """Weight of the Munchausen term; the temperature is 1 / (1 - alpha)."""
+    l0: Annotated[float, Bounds(-1e30, 0)] = -100.0
+    """Lower bound on the Munchausen term's log-policy."""
+
+    def munchausen(self) -> tuple[float, float]:
+        return self.alpha, self.l0
+
+
+class DQN(Agent):
     """Q(s, a) regressed on log P_B + V_target(s') + alpha clip(tau log pi_target(a|s)), tau = 1 / (1 - alpha).
 
     V(s) = tau logsumexp Q(s, .)/tau, log R(x) at terminal states; pi = softmax(Q / tau) is P_F, so that sampling,
@@ -61,15 +90,16 @@ class MunchausenDQN(Agent):
         self,
         dag: DAG,
         network: Network,
-        targets: Targets,
+        target: Network,
         backward: Backward,
         optimizer: Optimizer,
-        settings: DQNSettings,
+        settings: SoftDQNSettings,
     ) -> None:
         super().__init__(dag, network, backward)
-        self.optimizer, self.settings = optimizer, settings
-        self.temperature = 1 / (1 - settings.alpha)
-        self.target = targets.get(settings.target_rate, settings.target_every)
+        self.target, self.optimizer, self.settings = target, optimizer, settings
+        self.alpha, self.l0 = settings.munchausen()
+        self.temperature = 1 / (1 - self.alpha)
+        self.keeps = Keeps(transitions=0 if settings.on_policy else settings.replay_capacity)
 
     def policy(self) -> Policy:
         return self.network.sampler(1 / self.temperature)
@@ -77,47 +107,48 @@ class MunchausenDQN(Agent):
     @torch.no_grad()
     def log_z(self) -> Tensor:
         start = self.dag.reset(1)
-        return self._value(self.network.at(start), self.dag.action_mask(start))[0]
+        return self._value(self.network(start), self.dag.action_mask(start))[0]
 
     def td_errors(self, batch: Transitions) -> Tensor:
         """Return Q(s, a) minus its target, `[B]`, with gradient through Q (and through log P_B where it has one)."""
-        return self._td_errors(batch, self.network.at(batch.states), self.network.at(batch.next_states))
+        return self._td_errors(batch, self.network(batch.states), self.network(batch.next_states))
 
-    def _td_errors(self, batch: Transitions, here: Evaluation, there: Evaluation) -> Tensor:
+    def _td_errors(self, batch: Transitions, here: Outputs, there: Outputs) -> Tensor:
         """As `td_errors`, given the network at the states and at the next states."""
-        settings, tau = self.settings, self.temperature
+        tau = self.temperature
         mask, next_mask = self.dag.action_mask(batch.states), self.dag.action_mask(batch.next_states)
         log_pb = self.backward.log_prob(there, batch.backward_actions)
         with torch.no_grad():
-            slow, slow_next = here.under(self.target), there.under(self.target)
+            slow, slow_next = here.of(self.target), there.of(self.target)
             value = torch.where(batch.done, batch.log_reward, self._value(slow_next, next_mask))
             log_pi = log_prob(slow.forward_logits / tau, mask, batch.actions)
-        target = munchausen_target(log_pb, value, log_pi, settings.alpha, settings.l0, tau)
+        target = munchausen_target(log_pb, value, log_pi, self.alpha, self.l0, tau)
         return self._taken(here, mask, batch.actions) - target
 
-    def _taken(self, here: Evaluation, mask: Tensor, actions: Tensor) -> Tensor:
+    def _taken(self, here: Outputs, mask: Tensor, actions: Tensor) -> Tensor:
         """Return Q(s, a) `[B]` of `actions [B]`."""
         if self.settings.dueling:
             return here.log_flow + self.temperature * log_prob(here.forward_logits / self.temperature, mask, actions)
         return here.forward_logits.gather(1, actions.unsqueeze(1)).squeeze(1)
 
-    def _value(self, here: Evaluation, mask: Tensor) -> Tensor:
+    def _value(self, here: Outputs, mask: Tensor) -> Tensor:
         """Return V(s) `[B]` of soft Q-values; finite also where no action is legal."""
         if self.settings.dueling:
             return here.log_flow
         return soft_value(here.forward_logits, mask, self.temperature)
 
-    def update(self, buffer: RolloutBuffer) -> Tensor:
-        return (self._update_on_policy if self.settings.on_policy else self._update_from_replay)(buffer)
+    def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
+        loss = self._on_policy_loss(buffer) if self.settings.on_policy else self._replay_loss(buffer)
+        return {"loss": loss.detach()}
 
-    def _update_on_policy(self, buffer: RolloutBuffer) -> Tensor:
+    def _on_policy_loss(self, buffer: RolloutBuffer) -> Tensor:
         losses, edges = self._newest_losses(buffer)
         real = buffer.newest.rows.has_action[:-1]
         loss = torch.where(real, losses * self._weights(edges), 0.0).sum() / real.sum()
         self.optimizer.minimise(loss)
-        return loss.detach()
+        return loss
 
-    def _update_from_replay(self, buffer: RolloutBuffer) -> Tensor:
+    def _replay_loss(self, buffer: RolloutBuffer) -> Tensor:
         self.observe(buffer)
         batch, slots, probabilities = buffer.sample_transitions(self.settings.replay_batch)
         losses = huber(self.td_errors(batch))
@@ -126,7 +157,7 @@ class MunchausenDQN(Agent):
         loss = (losses * self._weights(batch) * importance).mean()
         self.optimizer.minimise(loss)
         buffer.set_priorities(slots, self._priority(losses.detach()))
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def observe(self, buffer: RolloutBuffer) -> None:
@@ -141,8 +172,8 @@ class MunchausenDQN(Agent):
         """Return the loss of each row's edge to the next row of the newest batch, `[M - 1]`, and these edges."""
         edges, rows = Transitions.of(buffer.newest), buffer.newest.rows
         # Every state but the first is a next state too: one pass over the rows serves both ends of the edges.
-        at = self.network.at(rows.states)
-        return huber(self._td_errors(edges, at.part(slice(0, -1)), at.part(slice(1, None)))), edges
+        at = self.network(rows.states)
+        return huber(self._td_errors(edges, at.rows(slice(0, -1)), at.rows(slice(1, None)))), edges
 
     def _weights(self, batch: Transitions) -> Tensor:
         return torch.where(batch.done, self.settings.leaf_weight, 1.0)

@@ -23,11 +23,6 @@ def huber(residual: Tensor) -> Tensor:
     return functional.huber_loss(residual, torch.zeros_like(residual), reduction="none")
 
 
-def soft_value(q: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """Return `V = tau logsumexp_a Q(s, a)/tau` over the legal actions, `[B]`; finite also where none is legal."""
-    return temperature * (q.masked_fill(~mask, torch.finfo(q.dtype).min) / temperature).logsumexp(-1)
-
-
 def munchausen_target(
     reward: Tensor, next_value: Tensor, log_pi: Tensor, alpha: float, l0: float, temperature: float
 ) -> Tensor:
@@ -37,6 +32,16 @@ def munchausen_target(
     al. 2020, arXiv 2007.14430, equation 2).
     """
     return reward + next_value + alpha * (temperature * log_pi).clamp(min=l0, max=0.0)
+
+
+def potential(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
+    """Return `h_t = log F(s_t) - sum_{k<t} (log P_F - log P_B)_k`, `[B, T + 1]`.
+
+    It is constant along a trajectory at a balanced flow. The difference `h_i - h_j` is the balance residual of the
+    stretch from state i to state j, so that every balance loss is a function of it.
+    """
+    steps = torch.where(mask, log_pf - log_pb, 0.0).cumsum(1)
+    return log_flow - functional.pad(steps, (1, 0))
 
 
 def detailed_balance(
@@ -54,9 +59,9 @@ def trajectory_balance(
 
     The caller puts log Z in `log_flow[:, 0]`.
     """
-    potential = _potential(log_flow, log_pf, log_pb, mask)
+    h = potential(log_flow, log_pf, log_pb, mask)
     last = mask.sum(1, keepdim=True)
-    return penalty(potential[:, 0] - potential.gather(1, last).squeeze(1))
+    return penalty(h[:, 0] - h.gather(1, last).squeeze(1))
 
 
 def subtrajectory_balance(
@@ -69,30 +74,14 @@ def subtrajectory_balance(
 ) -> Tensor:
     """Return `sum_{i<j} w_ij (h_i - h_j)^2`, `w_ij ~ lamda^(j-i)`, summing to 1 in each trajectory.
 
-    `h_t = log F(s_t) - sum_{k<t} (log P_F - log P_B)_k`, so that `h_i - h_j` is the balance residual of the stretch
-    from i to j (Madan et al. 2023, arXiv 2209.12782, "geometric within").
+    `h` is the `potential` (Madan et al. 2023, arXiv 2209.12782, "geometric within").
     """
-    potential = _potential(log_flow, log_pf, log_pb, mask)
-    states = potential.shape[1]
+    h = potential(log_flow, log_pf, log_pb, mask)
+    states = h.shape[1]
     first, last = torch.triu_indices(states, states, 1, device=mask.device)
     real = mask[:, last - 1]
     # In logs, since lamda^T overflows on long trajectories.
-    log_weight = (last - first).to(potential.dtype) * math.log(lamda)
+    log_weight = (last - first).to(h.dtype) * math.log(lamda)
     weight = torch.where(real, log_weight, -torch.inf).softmax(1)
-    residual = torch.where(real, potential[:, first] - potential[:, last], 0.0)
+    residual = torch.where(real, h[:, first] - h[:, last], 0.0)
     return (weight * penalty(residual)).sum(1)
-
-
-def _potential(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
-    """Return `h [B, T + 1]`, constant along a trajectory at a balanced flow."""
-    steps = torch.where(mask, log_pf - log_pb, 0.0).cumsum(1)
-    return log_flow - functional.pad(steps, (1, 0))
-
-
-def log_prob(logits: Tensor, mask: Tensor, actions: Tensor) -> Tensor:
-    """Return `log softmax` over the legal actions at `actions [B]`; finite also in rows without a legal action.
-
-    `logits [B, A]`, `mask [B, A]`.
-    """
-    legal = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
-    return -functional.cross_entropy(legal, actions, reduction="none")

@@ -18,7 +18,7 @@ import tyro
 
 import gfn_envs
 from agents.build import build_trainer
-from agents.config import preset, with_values
+from agents.config import usual, with_values
 from agents.sampling.rollout import rollout
 
 
@@ -62,7 +62,6 @@ def per_second(work: Callable[[], float], options: Options) -> list[float]:
 def training(agent: str, backward: str, options: Options) -> None:
     """Print iterations a second of one pair, from a fresh network, and CPU time by state that a trajectory visits."""
     values: dict[str, Any] = {
-        "backward": backward,
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
         "device": options.device,
@@ -70,7 +69,7 @@ def training(agent: str, backward: str, options: Options) -> None:
     }
     if options.batch_size:
         values["batch_size"] = options.batch_size
-    settings = with_values(preset(options.env, agent, options.preset), values)
+    settings = with_values(usual(options.env, agent, backward, preset=options.preset), values)
     trainer = build_trainer(settings, gfn_envs.make(options.env, device=options.device))
     for _ in range(options.warm_up):
         trainer.step()

@@ -201,6 +201,22 @@ def execute(
         return _tell(f"{error}. Once that is mended, --resume {folder.path} goes on from the last checkpoint.", 1)
 
 
+def told(work: Callable[[], None]) -> int:
+    """Do the work of a command line that trains nothing; return its exit code: 0, 1 (a file), 2 (wrong input), 130."""
+    try:
+        work()
+    except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
+        return _tell(error, 2)
+    except BrokenPipeError:  # what reads the output has seen enough
+        return 0
+    except OSError as error:
+        return _tell(error, 1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
 def _tell(error: Exception | str, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code

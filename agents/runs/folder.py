@@ -16,7 +16,7 @@ from agents.config import RunSettings
 from agents.runs.loggers import EVENT_FILES
 from gfn_envs.dag import DAG
 
-FORMAT, VERSION = "gfn-agents-checkpoint", 1
+FORMAT, VERSION = "gfn-agents-checkpoint", 2
 PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png", "top_molecules.png")
 SAMPLES = "samples.csv"
 
@@ -63,6 +63,10 @@ class Run(Protocol):
         """Restore what `state_dict` returned."""
         ...
 
+    def attachments(self) -> dict[str, bytes]:
+        """Return the files that belong to a checkpoint besides, by name."""
+        ...
+
 
 class RunFolder(Generic[Settings]):
     """The folder of one run: `config.json`, `metrics.jsonl`, `checkpoint.pt`, `summary.json` and pictures."""
@@ -101,19 +105,17 @@ class RunFolder(Generic[Settings]):
     def read_config(self) -> Settings:
         """Return the settings of the run in this folder; `RunFileError` if there is none."""
         try:
-            return self._settings.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
+            return self._settings.from_json(self.config.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise RunFileError(
                 f"{self.path} holds no run (no config.json): give the folder that --out named."
             ) from None
         except (ValueError, RecursionError) as error:
-            raise RunFileError(
-                f"{self.config} is damaged or not of this project: {_first_line(error)}. Nothing was changed."
-            ) from None
+            raise RunFileError(f"{self.config} cannot be used: {_first_line(error)}. Nothing was changed.") from None
 
     def save(self, trainer: Run) -> None:
-        """Write the checkpoint, then the metrics that it holds."""
-        content = {
+        """Write the checkpoint, then what belongs to it, then the metrics that it holds."""
+        saved = {
             "format": FORMAT,
             "version": VERSION,
             "config": trainer.config.to_json(),
@@ -121,8 +123,10 @@ class RunFolder(Generic[Settings]):
             "state": trainer.state_dict(),
         }
         data = io.BytesIO()
-        torch.save(content, data)
+        torch.save(saved, data)
         write_atomically(self.checkpoint, data.getvalue())
+        for name, content in trainer.attachments().items():
+            write_atomically(self.path / name, content)
         self.write_metrics(trainer)
 
     def write_metrics(self, trainer: Run) -> None:
@@ -176,7 +180,7 @@ class RunFolder(Generic[Settings]):
 
     def _check_fit(self, content: dict[str, Any], trainer: Run) -> None:
         """Raise `ValueError` unless the checkpoint is of a run with the same settings, on the same kind of device."""
-        other = trainer.config.differences(self._settings.from_dict(json.loads(content["config"])))
+        other = trainer.config.differences(self._settings.from_json(content["config"]))
         told = [
             f"{k} is {its!r} there, {own!r} here" for k, (own, its) in other.items() if k not in trainer.config.extends
         ]

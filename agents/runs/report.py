@@ -16,8 +16,9 @@ from torch import Tensor
 
 from agents.evaluation.collectors import BestStates
 from agents.evaluation.estimates import log_likelihood
-from agents.evaluation.evaluator import EvaluationSettings, Evaluator
+from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.molecules import separated_modes
+from agents.evaluation.settings import EvaluationSettings
 from agents.objectives.base import Agent
 from agents.runs.folder import PICTURES, SAMPLES, write_atomically
 from agents.sampling.random_state import make_generator

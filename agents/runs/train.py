@@ -1,13 +1,14 @@
-"""Train a GFlowNet agent: python agents/run.py --agent mdqn --backward tlm --env gfn/Hypergrid-v0.
+"""The command line of training: python agents/run.py --agent mdqn --backward tlm --env gfn/Hypergrid-v0.
 
-The defaults are the paper's settings for the chosen agent and environment. A run writes its settings, metrics,
-checkpoint, summary and pictures into --out. Ctrl-C loses nothing, a kill nothing before the last checkpoint: --resume
-DIR goes on.
+The defaults are the paper's settings for what is chosen. A run writes its settings, metrics, checkpoint, policy,
+summary and pictures into --out. Ctrl-C loses nothing, and a kill nothing before the last checkpoint: --resume DIR goes
+on.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,20 +18,20 @@ from typing import Annotated
 import torch
 import tyro
 
-from agents import build
-from agents.config import Config, flatten, preset
-from agents.runs import command, report
+from agents import registry
+from agents.build import build_trainer
+from agents.config import Config, usual
+from agents.model import make_dag
+from agents.runs import command, listing, report
 from agents.runs.folder import RunFolder
 from agents.runs.loggers import Logger, TensorBoard, WandB, require
 from agents.trainer import Trainer
 from gfn_envs import registered
-from gfn_envs.errors import choose
-from gfn_envs.registry import find
 
 HELP = """Train a GFlowNet agent on any registered environment.
 
-All defaults below are those of the chosen --agent, --env and --preset: the paper's settings where it has them. A
-setting that the chosen --agent and --backward do not read is refused.
+All defaults below are those of the chosen --agent, --backward, --network, --env and --preset: the paper's settings
+where it has them. The flags that begin with --agent. belong to the chosen agent, and so on; another choice has others.
 
 A short run:
   python agents/run.py --env-kwargs '{{"dim": 2, "side": 8}}' --trajectories 20000 --out runs/small
@@ -39,12 +40,18 @@ Go on with it after Ctrl-C or a kill, or extend it:
   python agents/run.py --resume runs/small
   python agents/run.py --resume runs/small --trajectories 40000
 
-An environment of your own, registered by my_module.py in the current folder:
-  python agents/run.py --env my_module:my/Env-v0
+Use what it learned:
+  python agents/sample.py runs/small --num 1000 --out samples.csv
+  python agents/evaluate.py runs/small --eval.elbo-samples 10000
 
-What there is to choose from:
+Choices of your own, registered by my_module.py in the current folder (docs/extend.md):
+  python agents/run.py --env my_module:my/Env-v0 --agent my_module:mine
+
+What there is to choose from (--list says more):
   --agent: {agents}
   --backward: {backward}
+  --network: {networks}
+  --preset: {presets}
   --env: {envs}"""
 
 
@@ -55,40 +62,54 @@ class Options(command.RunOptions):
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     wandb: command.FLAG = False
     """Also log to Weights & Biases, project gfn-envs."""
+    list: command.FLAG = False
+    """List the environments, agents, backward policies, networks, presets and metrics that there are, and stop."""
 
 
 def parse(argv: list[str]) -> Options:
     """Return the options of a command line.
 
-    The defaults depend on the agent, the environment and the preset named in it, or are those of the run to resume.
+    The defaults depend on the choices that are named in it, or are those of the run to resume.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    defaults = (("--agent", "mdqn"), ("--env", "gfn/Hypergrid-v0"), ("--preset", "default"), ("--resume", ""))
-    for flag, default in defaults:
-        first.add_argument(flag, nargs="?", default=default, const=default)
+    choices = {"env": Config.env, "agent": Config.agent, "backward": Config.backward, "network": "auto"}
+    for flag, default in {**choices, "preset": Config.preset, "resume": ""}.items():
+        first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
-    helps = bool({"-h", "--help"} & set(argv))
-    if known.resume and not helps:
+    if known.resume:
         config = RunFolder(Path(known.resume), Config).read_config()
     else:
-        if not helps:
-            choose("agent", known.agent, build.AGENTS)
-            find(known.env)
-        config = preset(known.env, known.agent, known.preset)
-    names = {"agents": build.AGENTS, "backward": build.BACKWARD, "envs": registered()}
+        config = usual(known.env, known.agent, known.backward, known.network, known.preset)
+    names = {
+        "agents": registry.AGENTS.names(),
+        "backward": registry.BACKWARD.names(),
+        "networks": ["auto", *registry.NETWORKS.names()],
+        "presets": registry.preset_names(),
+        "envs": registered(),
+    }
     text = HELP.format(**{key: ", ".join(values) for key, values in names.items()})
-    return tyro.cli(Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text)
+    options = tyro.cli(
+        Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text
+    )
+    if options.config.network == "auto":  # given, and settled above
+        options = dataclasses.replace(options, config=dataclasses.replace(options.config, network=config.network))
+    return options
 
 
 def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
     """Make the trainer of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
     config = options.config
-    folder = command.folder_of(options, config, f"{config.agent}-{config.backward}")
+    folder = command.folder_of(options, config, method_of(config))
     for package in _wanted_loggers(options):
         require(package)
-    trainer = build.build_trainer(config, build.make_dag(config))
+    trainer = build_trainer(config, make_dag(config))
     command.begin(folder, trainer, config, bool(options.resume))
     return folder, trainer
+
+
+def method_of(config: Config) -> str:
+    """Return what a run's folder is named after by default, such as "mdqn-tlm"."""
+    return f"{registry.bare(config.agent)}-{registry.bare(config.backward)}"
 
 
 def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
@@ -102,29 +123,32 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
         f"-> {folder.path}" + (f" (going on after {trainer.trajectories:,})" if trainer.iteration else ""),
         flush=True,
     )
-    if trainer.dag.offers("to_smiles") and not trainer.evaluator.molecules:
-        print("RDKit is not installed: no modes, no molecules (pip install 'gfn-envs[molecules]')", file=sys.stderr)
-
-    def close(finished: bool) -> list[Path]:
-        pictures = report.draw_all(trainer, folder.path)
-        if finished:
-            report.write_samples(trainer.agent, config.eval, config.seed, folder.path)
-            folder.write_summary(command.summary(trainer, ("agent", "backward", "env", "seed")))
-        return pictures
-
     loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
-    return command.follow(folder, trainer, loggers, options.progress, close)
+    return command.follow(folder, trainer, loggers, options.progress, lambda finished: close(folder, trainer, finished))
+
+
+def close(folder: RunFolder[Config], trainer: Trainer, finished: bool) -> list[Path]:
+    """Write what comes last, and return the pictures that were drawn."""
+    pictures = report.draw_all(trainer, folder.path)
+    if finished:
+        report.write_samples(trainer.agent, trainer.config.eval, trainer.config.seed, folder.path)
+        folder.write_summary(command.summary(trainer, ("agent", "backward", "network", "env", "seed")))
+    return pictures
 
 
 def _wanted_loggers(options: Options) -> dict[str, Callable[[RunFolder[Config], Config], Logger]]:
     """Return what makes each logger asked for, by the package that it needs."""
     known: dict[str, Callable[[RunFolder[Config], Config], Logger]] = {
         "tensorboard": lambda folder, config: TensorBoard(folder.path),
-        "wandb": lambda folder, config: WandB(folder.path, flatten(config)),
+        "wandb": lambda folder, config: WandB(folder.path, config.flat()),
     }
     return {package: make for package, make in known.items() if getattr(options, package)}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return command.execute(lambda: parse(sys.argv[1:] if argv is None else argv), open_run, train)
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--list" in arguments:
+        print(listing.text())
+        return 0
+    return command.execute(lambda: parse(arguments), open_run, train)

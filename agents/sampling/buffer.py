@@ -49,16 +49,33 @@ class Transitions:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-class RolloutBuffer:
-    """The trajectories of the last `past_batches` iterations, and a prioritised ring of `capacity` transitions.
+@dataclass(frozen=True)
+class Keeps:
+    """What an agent or a backward policy needs the buffer to keep."""
 
-    Everything stays on the DAG's device. What is no edge (the seam between two trajectories, and off the CPU, where
-    nothing may wait for the device, their padding) enters the ring with priority zero: never drawn, but it takes room.
+    batches: int = 1
+    """Batches of trajectories, the newest included."""
+    transitions: int = 0
+    """Transitions for replay."""
+
+    @classmethod
+    def all_of(cls, *needs: Keeps) -> Keeps:
+        """Return what satisfies all of `needs`."""
+        return cls(max(each.batches for each in needs), max(each.transitions for each in needs))
+
+
+class RolloutBuffer:
+    """The newest batches of trajectories, and a prioritised ring of transitions.
+
+    Everything stays on the DAG's device. Rows of a batch that are not edges enter the ring with priority zero: they
+    are never drawn, but they take room. These are the seams between two trajectories, and off the CPU, where nothing
+    may wait for the device, their padding.
     """
 
-    def __init__(self, dag: DAG, past_batches: int = 1, capacity: int = 0, seed: int = 0) -> None:
+    def __init__(self, dag: DAG, keeps: Keeps, seed: int = 0) -> None:
         self.generator, self.host_generator = make_generator(dag.device, seed), torch.Generator().manual_seed(seed)
-        self.batches: deque[Trajectories] = deque(maxlen=max(1, past_batches))
+        self.batches: deque[Trajectories] = deque(maxlen=keeps.batches)
+        capacity = keeps.transitions
         self.capacity, self.filled, self.at = capacity, 0, 0
         d, device = dag.state_dim, dag.device
         self.ring = {

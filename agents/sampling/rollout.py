@@ -1,11 +1,7 @@
-"""Rollouts: walk a batch of states along a policy, forwards to terminal states or backwards to s0.
-
-Source: sampling by the Gumbel-max trick, Maddison et al. 2014 (arXiv 1411.0030).
-"""
+"""Rollouts: walk a batch of states along a policy, forwards to terminal states or backwards to s0."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from agents.sampling.categorical import gumbel_noise, host_is_free, sample_actions
 from gfn_envs.dag import DAG
 
 Policy = Callable[[Tensor], Tensor]
@@ -42,6 +39,8 @@ class Trajectories:
     """bool `[B, T]`."""
     log_reward: Tensor
     """float32 `[B]`: log R of the terminal states."""
+    log_raw_reward: Tensor
+    """float32 `[B]`: log of their raw reward, which metrics report; see `gfn_envs.dag.LogRewards`."""
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -105,7 +104,7 @@ class Rows:
             "has_action": leaves.flatten(),
             "log_reward": trajectories.log_reward.unsqueeze(1).expand(shape).flatten(),
         }
-        if compacts(mask.device):
+        if host_is_free(mask.device):
             index = torch.nn.functional.pad(mask, (1, 0), value=True).flatten().nonzero().squeeze(1)
             fields = {name: field[index] for name, field in fields.items()}
         else:
@@ -121,32 +120,6 @@ class Rows:
 def _last_states(states: Tensor, lengths: Tensor) -> Tensor:
     """Return the state `[B, d]` that each row of `states [B, T + 1, d]` reaches after `lengths [B]` steps."""
     return states.gather(1, lengths.view(-1, 1, 1).expand(-1, 1, states.shape[2])).squeeze(1)
-
-
-def compacts(device: torch.device) -> bool:
-    """Tell whether finished rows are dropped on this device: on the CPU, where reading a size costs nothing."""
-    return device.type == "cpu"
-
-
-def sample_actions(logits: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
-    """Return actions `[B]` drawn from the softmax of `logits [B, A]` over `mask`, by `noise [B, A]` of Gumbel numbers.
-
-    Never an illegal action where a row has a legal one, whatever the logits.
-    """
-    # The clamp keeps a legal action whose logit is -inf ahead of the illegal ones.
-    perturbed = (logits + noise).clamp_(min=torch.finfo(logits.dtype).min)
-    return torch.where(mask, perturbed, _illegal(logits.device)).argmax(1)
-
-
-@functools.cache
-def _illegal(device: torch.device) -> Tensor:
-    """Return -inf as a tensor: `torch.where` would make one of a Python number at every call."""
-    return torch.tensor(-torch.inf, device=device)
-
-
-def gumbel_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Return standard Gumbel numbers, float32 of `shape`."""
-    return torch.rand(shape, device=device, generator=generator).log_().neg_().log_().neg_()
 
 
 @torch.no_grad()
@@ -166,7 +139,7 @@ def rollout(
     """
     step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
     num_actions = dag.num_backward_actions if backward else dag.num_actions
-    compact = compacts(start.device)
+    compact = host_is_free(start.device)
     segments = _Segments(start)
     states, mask = start, mask_of(start)
     active = mask.any(1)
@@ -228,13 +201,8 @@ class _Segments:
             states = states.gather(1, at.unsqueeze(2).expand_as(states))
             edge = (lengths.unsqueeze(1) - 1 - place[:-1]).clamp(min=0)
             actions, reverse = reverse.gather(1, edge), actions.gather(1, edge)
-        return Trajectories(
-            states=states,
-            actions=actions,
-            backward_actions=reverse,
-            mask=mask,
-            log_reward=dag.log_reward(_last_states(states, lengths)),
-        )
+        rewards = dag.log_rewards(_last_states(states, lengths))
+        return Trajectories(states, actions, reverse, mask, rewards.log_reward, rewards.log_raw_reward)
 
     def _stack(self, start: Tensor, steps: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> tuple[Tensor, ...]:
         """Return states `[b, k + 1, d]` and actions, reverse actions and mask `[b, k]` of one run of `k` steps."""

@@ -1,0 +1,70 @@
+"""From settings to an environment, and to a network with the agent and the backward policy that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agents.backward import Backward
+from agents.config import Config
+from agents.networks.base import merged
+from agents.networks.target import Targets
+from agents.objectives.base import Agent
+from agents.parts import Parts
+from gfn_envs import make
+from gfn_envs.dag import DAG
+from gfn_envs.errors import choose
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of `--device`; `ValueError` for what is unknown or not there."""
+    cuda = torch.cuda.is_available()
+    devices = {"auto": "cuda" if cuda else "cpu", "cpu": "cpu", "cuda": "cuda"}
+    device = choose("device", name, devices)
+    if device == "cuda" and not cuda:
+        raise ValueError(
+            "--device cuda: torch finds no CUDA device; use --device cpu or install a CUDA build of torch."
+        )
+    return torch.device(device)
+
+
+def make_dag(config: Config) -> DAG:
+    """Make the environment's DAG on the run's device."""
+    return make(config.env, device=resolve_device(config.device), **config.parsed_env_kwargs())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network, its slow copies, and the agent and the backward policy that read them."""
+
+    parts: Parts
+    agent: Agent
+    backward: Backward
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights that sampling and log P need, by name: the network's, its copies', the agent's own."""
+        copies = {f"target{i}": copy for i, copy in enumerate(self.parts.targets.copies())}
+        modules = {"network": self.parts.network, **copies, "own": self.agent.own}
+        return {f"{part}.{name}": t for part, module in modules.items() for name, t in module.state_dict().items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Copy what `tensors` returned into this model; `ValueError`, and no change, where it does not fit."""
+        present = self.tensors()
+        if odd := sorted(set(present) ^ set(tensors)):
+            raise ValueError(f"its weights are not those of its settings (first difference: {odd[0]})")
+        for name, tensor in tensors.items():
+            if tensor.shape != present[name].shape or tensor.dtype != present[name].dtype:
+                raise ValueError(f"{name} has shape {list(tensor.shape)} instead of {list(present[name].shape)}")
+        for name, tensor in tensors.items():
+            present[name].copy_(tensor)
+
+
+def build_model(config: Config, dag: DAG) -> Model:
+    """Make the network, the backward policy and the agent of a run, seeded, on the DAG's device."""
+    heads = merged(config.agent_settings.heads(dag), config.backward_settings.heads(dag))
+    network = config.network_settings.build(dag, heads, config.seed).to(dag.device)
+    parts = Parts(dag, network, Targets(network))
+    backward = config.backward_settings.build(parts)
+    return Model(parts, config.agent_settings.build(parts, backward), backward)

@@ -1,0 +1,168 @@
+"""What a run can choose from: agents, backward policies, networks, presets and metrics, each a row of a registry.
+
+A row names what it stands for as `"module:thing"`, which is imported when it is first used. The project's own choices
+are registered below by the same calls that anybody uses for theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from gfn_envs.registry import check_reference, load, resolve
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of choice, and the things that they stand for.
+
+    Args:
+        kind: what the names are of, for messages: `"agent"`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._rows: dict[str, str] = {}
+
+    def register(self, name: str, thing: str) -> None:
+        """Let `name` stand for `"module:thing"`, in place of what it stood for before."""
+        check_reference("thing", thing)
+        if not name or ":" in name or name != name.strip():
+            raise ValueError(f"the name of {self.kind} must have no colon and no outer spaces, got {name!r}.")
+        self._rows[name] = thing
+
+    def names(self) -> list[str]:
+        """Return the registered names, oldest first."""
+        return list(self._rows)
+
+    def find(self, name: str) -> T:
+        """Return what a name stands for; `"module:name"` first imports the module that registers the name.
+
+        Raises `ValueError` for a module that cannot be imported and for an unknown name (the message lists the known
+        ones, closest first).
+        """
+        return load(resolve(self.kind, name, self._rows))
+
+
+def bare(name: str) -> str:
+    """Return `"module:name"` without its module."""
+    return name.rpartition(":")[2]
+
+
+AGENTS: Registry[Any] = Registry("agent")
+BACKWARD: Registry[Any] = Registry("backward policy")
+NETWORKS: Registry[Any] = Registry("network")
+METRICS: Registry[Any] = Registry("metric")
+
+
+def register_agent(name: str, settings: str) -> None:
+    """Register a forward objective for `--agent name`.
+
+    Args:
+        name: such as `"tb"`.
+        settings: the subclass of `agents.AgentSettings` that builds the agent, as `"module:Class"`.
+    """
+    AGENTS.register(name, settings)
+
+
+def register_backward(name: str, settings: str) -> None:
+    """Register a backward policy for `--backward name`.
+
+    Args:
+        name: such as `"tlm"`.
+        settings: the subclass of `agents.BackwardSettings` that builds it, as `"module:Class"`.
+    """
+    BACKWARD.register(name, settings)
+
+
+def register_network(name: str, settings: str) -> None:
+    """Register a network for `--network name`; `--network auto` takes the first one registered that fits the DAG.
+
+    Args:
+        name: such as `"mlp"`.
+        settings: the subclass of `agents.NetworkSettings` that builds it, as `"module:Class"`.
+    """
+    NETWORKS.register(name, settings)
+
+
+def register_metric(name: str, metric: str) -> None:
+    """Register a metric for `--metrics name`, and for environments that name it in `DAG.metrics`.
+
+    Args:
+        name: such as `"modes"`.
+        metric: the subclass of `agents.Metric`, as `"module:Class"`.
+    """
+    METRICS.register(name, metric)
+
+
+class Choice(NamedTuple):
+    """What a preset depends on: the names that a run has chosen, without their modules."""
+
+    env: str
+    agent: str
+    backward: str
+    network: str
+
+
+Preset = Callable[[Choice], dict[str, Any]]
+"""What a run chose -> values of settings by dotted name."""
+
+EVERY_ENV = "*"
+_PRESETS: dict[tuple[str, str], str] = {}
+
+
+def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
+    """Register default settings for `--preset name`.
+
+    Args:
+        name: such as `"paper"`. Those of `"default"` hold whatever `--preset` is given; the others come on top.
+        preset: a function of `Choice` that returns values of settings by dotted name, such as `{"agent.lr": 1e-4}`,
+            as `"module:function"`.
+        env: the id of the only environment that it is for; by default it is for all.
+    """
+    check_reference("preset", preset)
+    _PRESETS[name, env] = preset
+
+
+def preset_names() -> list[str]:
+    """Return the names of presets."""
+    return list(dict.fromkeys(name for name, _ in _PRESETS))
+
+
+def preset_values(name: str, choice: Choice) -> dict[str, Any]:
+    """Return the values of a preset by dotted name; what is for one environment overrides what is for all.
+
+    `"module:name"` first imports the module that registers the preset. Raises `ValueError` for an unknown name.
+    """
+    known = {each: each for each in preset_names()}
+    values: dict[str, Any] = {}
+    for each in dict.fromkeys(("default", resolve("preset", name, known))):
+        for env in (EVERY_ENV, choice.env):
+            if (each, env) in _PRESETS:
+                values |= load(_PRESETS[each, env])(choice)
+    return values
+
+
+register_agent("db", "agents.objectives.balance:DetailedBalanceSettings")
+register_agent("tb", "agents.objectives.balance:TrajectoryBalanceSettings")
+register_agent("subtb", "agents.objectives.balance:SubTrajectoryBalanceSettings")
+register_agent("softdqn", "agents.objectives.dqn:SoftDQNSettings")
+register_agent("mdqn", "agents.objectives.dqn:MunchausenDQNSettings")
+
+register_backward("uniform", "agents.backward:UniformSettings")
+register_backward("maxent", "agents.backward:MaximumEntropySettings")
+register_backward("naive", "agents.backward:NaiveSettings")
+register_backward("tlm", "agents.backward:TLMSettings")
+register_backward("pessimistic", "agents.backward:PessimisticSettings")
+
+register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
+register_network("transformer", "agents.networks.transformer:TransformerSettings")
+register_network("mlp", "agents.networks.mlp:MLPSettings")
+
+register_preset("default", "agents.presets.hypergrid:default")
+register_preset("paper", "agents.presets.hypergrid:paper")
+register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")
+for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):
+    register_preset("default", "agents.presets.molecules:default", env=_env)
+    register_preset("paper", "agents.presets.molecules:paper", env=_env)

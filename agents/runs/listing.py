@@ -1,0 +1,43 @@
+"""What there is to choose from, as text: `python agents/run.py --list`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from agents import registry
+from gfn_envs.registry import find, load, registered
+
+
+def text() -> str:
+    """Return the environments with their sizes, and the agents, backward policies, networks, presets and metrics."""
+    envs = [(name, f"{_summary(load(find(name)[0]))} {_size(load(find(name)[0]))}") for name in registered()]
+    groups = {
+        "--env": envs,
+        "--agent": _choices(registry.AGENTS),
+        "--backward": _choices(registry.BACKWARD),
+        "--network": [("auto", "The first of these that fits the environment."), *_choices(registry.NETWORKS)],
+        "--metrics": _choices(registry.METRICS),
+        "--preset": [(name, "") for name in registry.preset_names()],
+    }
+    lines = []
+    for flag, rows in groups.items():
+        width = max((len(name) for name, _ in rows), default=0)
+        lines += [flag, *(f"  {name.ljust(width)}  {about}".rstrip() for name, about in rows), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _choices(choices: registry.Registry) -> list[tuple[str, str]]:
+    return [(name, _summary(choices.find(name))) for name in choices.names()]
+
+
+def _summary(thing: object) -> str:
+    """Return the first sentence of a docstring."""
+    first = (inspect.getdoc(thing) or "").split("\n\n")[0]
+    return " ".join(first.split())
+
+
+def _size(dag: type) -> str:
+    """Return the sizes that the class's docstring gives for its default arguments."""
+    found = re.search(r"^Size: (.*?)(?:\n\S|\Z)", inspect.getdoc(dag) or "", flags=re.DOTALL | re.MULTILINE)
+    return f"Size: {' '.join(found[1].split())}" if found else ""

@@ -1,0 +1,135 @@
+"""Training from Python: the same runs as the command line's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.build import build_trainer
+from agents.config import Config, usual, with_values
+from agents.model import make_dag
+from agents.policy import TrainedPolicy
+from agents.runs import command
+from agents.runs.folder import RunFolder
+from agents.runs.train import close, method_of
+from agents.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that was trained from Python."""
+
+    trainer: Trainer
+    """The run itself."""
+    folder: RunFolder[Config] | None
+    """Its folder; None where it was kept in memory."""
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.trainer.config
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One dictionary of metrics an evaluation, oldest first."""
+        return self.trainer.history
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last evaluation."""
+        return self.trainer.history[-1]
+
+    @property
+    def policy(self) -> TrainedPolicy:
+        """What was learned."""
+        return TrainedPolicy(self.config, self.trainer.dag, self.trainer.model, self.trainer.trajectories)
+
+
+def train(
+    env: str = Config.env,
+    agent: str = Config.agent,
+    backward: str = Config.backward,
+    trajectories: int | None = None,
+    seed: int = 0,
+    network: str = "auto",
+    preset: str = Config.preset,
+    env_kwargs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Training:
+    """Train an agent; with equal settings it is the same run as the command line's, to the bit.
+
+    Args:
+        env, agent, backward, network, preset: what to choose; each may be `"module:name"`, where the module registers
+            the name.
+        trajectories: trajectories to sample; None for the preset's number.
+        seed: seed of everything random.
+        env_kwargs: keyword arguments of the environment; they must be JSON (a reward is named as "module:function").
+        settings: other settings by dotted name, such as `{"agent.lr": 1e-4, "eval_every": 100}`.
+        out: folder of the run; None keeps it in memory.
+        overwrite: replace the run that `out` holds.
+        progress: show a progress bar.
+
+    Raises `ValueError` for unknown names, settings that are wrong, and a folder that already holds a run, which
+    `resume` goes on with.
+    """
+    values: dict[str, Any] = {"seed": seed, "env_kwargs": _as_json(env_kwargs or {}), **(settings or {})}
+    if trajectories is not None:
+        values["trajectories"] = trajectories
+    config = with_values(usual(env, agent, backward, network, preset), values)
+    trainer = build_trainer(config, make_dag(config))
+    folder = None
+    if out is not None:
+        folder = command.folder_of(command.RunOptions(out=str(out), overwrite=overwrite), config, method_of(config))
+        command.begin(folder, trainer, config, resume=False)
+    return _follow(trainer, folder, progress)
+
+
+def resume(path: str | Path, trajectories: int | None = None, progress: bool = True) -> Training:
+    """Go on with the run in a folder, to its end or to that number of trajectories.
+
+    Raises `agents.RunFileError` for a folder without a run and for damaged files.
+    """
+    config = RunFolder(Path(path), Config).read_config()
+    if trajectories is not None:
+        config = with_values(config, {"trajectories": trajectories})
+    folder = command.folder_of(command.RunOptions(resume=str(path)), config, method_of(config))
+    trainer = build_trainer(config, make_dag(config))
+    command.begin(folder, trainer, config, resume=True)
+    return _follow(trainer, folder, progress)
+
+
+def _follow(trainer: Trainer, folder: RunFolder[Config] | None, progress: bool) -> Training:
+    with _threads(trainer.config.threads):
+        trainer.train(lambda metrics: folder.save(trainer) if folder else None, lambda: False, progress)
+        if folder:
+            folder.save(trainer)
+            close(folder, trainer, finished=True)
+    return Training(trainer, folder)
+
+
+def _as_json(env_kwargs: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(env_kwargs))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"env_kwargs must be JSON, so that the run can be saved ({error}): name a function as 'module:function'."
+        ) from None
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
