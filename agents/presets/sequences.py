@@ -1,7 +1,7 @@
 """Settings for words whose rewards are measured or computed: TFBind8.
 
-Source: the baselines of gfnx 0.1 (Tiapkin et al. 2025), rates and exploration for TFBind8; a run there has 16,000,000
-words, here 320,000, unless `--preset paper` is given.
+Source: the baselines of gfnx (github.com/d-tiapkin/gfnx), rates and exploration for TFBind8. A run there has 16,000,000
+words, here 320,000 unless `--preset paper` is given.
 """
 
 from __future__ import annotations
