@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gfn_envs.dag import DAG
 from gfn_envs.errors import integer_at_least
@@ -225,6 +225,19 @@ class Hypergrid(DAG):
         if self.own_reward:
             return None
         return math.log(sum(weight * float(factor.sum()) ** self.dim for weight, factor in self._terms))
+
+    def sample_target(self, n: int, generator: Generator) -> Tensor | None:
+        """Return `n` stopped cells drawn from R/Z, int64 `[n, dim + 1]`; None for a reward of the user's own."""
+        if self.own_reward:
+            return None
+        states = torch.ones(n, self.dim + 1, dtype=torch.int64, device=self.device)
+        products = self._weights.expand(-1, n)  # over the axes drawn so far, one for each term
+        for axis in range(self.dim):
+            rest = self._factors.sum(1, keepdim=True) ** (self.dim - 1 - axis)
+            cells = (products.T @ (rest * self._factors)).clamp(min=0)
+            states[:, axis] = torch.multinomial(cells, 1, generator=generator).squeeze(1)
+            products = products * self._factors[:, states[:, axis]]
+        return states
 
     def modes_hit(self, states: Tensor) -> Tensor:
         """Return bool `[B, num_modes]`: the corner in whose peak, its cells of the highest reward, `states` lie.

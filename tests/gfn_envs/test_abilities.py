@@ -15,8 +15,8 @@ PROTOCOLS = {
     if inspect.isclass(protocol) and getattr(protocol, "_is_protocol", False) and name != "Protocol"
 }
 KNOWN = {
-    "gfn/Hypergrid-v0": {"CountsTrajectories", "KnowsPartition", "HasPotential", "HasModes"},
-    "gfn/HypergridHard-v0": {"CountsTrajectories", "KnowsPartition", "HasPotential", "HasModes"},
+    "gfn/Hypergrid-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
+    "gfn/HypergridHard-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
     "gfn/BitSequence-v0": {"CountsTrajectories", "HasModes", "HasTestSet", "TokenStates"},
     "gfn/QM9-v0": {"HasTestSet", "GraphStates", "Molecules", "ReadsSmiles", "TellsNovelty"},
     "gfn/SEH-v0": {"CountsTrajectories", "HasTestSet", "GraphStates", "Molecules"},

