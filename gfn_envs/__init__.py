@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gfn_envs.check import check_dag
     from gfn_envs.dag import DAG, LogRewards
     from gfn_envs.envs.bitsequence import BitSequence
+    from gfn_envs.envs.graphset.dag import GraphSet
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
     from gfn_envs.envs.seh.dag import SEH
@@ -29,6 +30,7 @@ __all__ = [
     "BackwardWalk",
     "BitSequence",
     "Enumeration",
+    "GraphSet",
     "GraphView",
     "Hypergrid",
     "LogRewards",
@@ -46,6 +48,7 @@ _LAZY = {
     "BitSequence": "gfn_envs.envs.bitsequence",
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
+    "GraphSet": "gfn_envs.envs.graphset.dag",
     "GraphView": "gfn_envs.views",
     "Hypergrid": "gfn_envs.envs.hypergrid",
     "LogRewards": "gfn_envs.dag",
@@ -70,3 +73,4 @@ register("gfn/BitSequence-v0", "gfn_envs.envs.bitsequence:BitSequence")
 register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
 register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")
 register("gfn/TFBind8-v0", "gfn_envs.envs.tfbind8.dag:TFBind8")
+register("gfn/GraphSet-v0", "gfn_envs.envs.graphset.dag:GraphSet")

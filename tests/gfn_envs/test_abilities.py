@@ -18,6 +18,15 @@ KNOWN = {
     "gfn/Hypergrid-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
     "gfn/HypergridHard-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
     "gfn/BitSequence-v0": {"CountsTrajectories", "HasModes", "HasTestSet", "TokenStates"},
+    "gfn/GraphSet-v0": {
+        "CountsTrajectories",
+        "KnowsPartition",
+        "SamplesTarget",
+        "HasPotential",
+        "HasModes",
+        "TokenStates",
+    },
+    "gfn/TFBind8-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasModes", "TokenStates"},
     "gfn/QM9-v0": {"HasTestSet", "GraphStates", "Molecules", "ReadsSmiles", "TellsNovelty"},
     "gfn/SEH-v0": {"CountsTrajectories", "HasTestSet", "GraphStates", "Molecules"},
 }

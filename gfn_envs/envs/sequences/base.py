@@ -145,7 +145,8 @@ class SequenceDAG(DAG):
     def draw(self, path: Tensor, axes: Axes) -> None:
         """Draw the words of the path as rows of letters, a colour each, the first state at the top."""
         rows = path.cpu()
-        axes.imshow(rows.numpy(), aspect="auto", cmap="Pastel1", vmin=0, vmax=len(self.alphabet), alpha=0.8)
+        shades = torch.where(rows > 0, rows.float(), torch.nan)  # empty places stay white
+        axes.imshow(shades.numpy(), aspect="auto", cmap="Set3", vmin=1, vmax=max(len(self.alphabet), 12))
         for row, word in enumerate(rows.tolist()):
             for place, value in enumerate(word):
                 if value:
