@@ -19,8 +19,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from agents import build
-from agents.config import Config, preset
+from agents.config import Config, usual
 from agents.runs.command import FLAG
 from baselines import build as assemble
 from baselines import config as baselines_config
@@ -119,15 +118,13 @@ def plan(options: Options) -> list[Job]:
 def _job(options: Options, method: str, seed: int) -> Job:
     common = ["--env", options.env, "--env-kwargs", options.env_kwargs, "--seed", str(seed), "--threads", "1"]
     common += ["--trajectories", str(options.trajectories), "--device", "cpu"]
-    name, _, mode = method.partition(":")
-    agent, plus, backward = name.partition("+")
+    agent, plus, backward = method.partition("+")
     folder = f"{method.replace(':', '-')}-seed{seed}"
     if plus:
-        choose("agent", agent, build.AGENTS)
-        choose("backward approach", backward, build.BACKWARD)
-        every = -(-options.trajectories // (preset(options.env, agent).batch_size * options.evaluations))
+        every = -(-options.trajectories // (usual(options.env, agent, backward).batch_size * options.evaluations))
         given = ["--agent", agent, "--backward", backward, "--eval-every", str(every)]
         return Job(folder, "agents/run.py", (*given, *common))
+    name, _, mode = method.partition(":")
     choose("baseline (or AGENT+BACKWARD)", name, assemble.ALGORITHMS)
     given = ["--algo", name, "--eval-every", str(-(-options.trajectories // options.evaluations))]
     return Job(folder, "baselines/run.py", (*given, *common, *(["--reward-mode", mode] if mode else [])))

@@ -13,9 +13,14 @@ import numpy as np
 import pytest
 
 import gfn_envs
-from agents.config import Config, NetworkSettings
+from agents.config import usual, with_values
+from agents.evaluation import molecules
+from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.metric import Column, run_columns
+from agents.evaluation.settings import EvaluationSettings
 from agents.runs import compare, figures, sweep
 from agents.runs import finished as runs
+from agents.runs.folder import RunFolder
 from baselines.config import BaselineConfig, preset
 from gfn_envs import registry
 from gfn_envs.registry import find, load
@@ -23,9 +28,17 @@ from gfn_envs.registry import find, load
 GRID = '{"dim": 2, "side": 4}'
 
 
-def write_run(path, config, rows):
+def columns_on(dag):
+    return run_columns(Evaluator(dag, EvaluationSettings(max_exact_edges=0)).columns())
+
+
+COLUMNS = columns_on(gfn_envs.BitSequence(8, 2))  # it has modes and a test set
+
+
+def write_run(path, config, rows, columns=COLUMNS):
     """Write what compare reads of a finished run."""
     path.mkdir(parents=True)
+    RunFolder(path, type(config)).write_columns(columns)
     (path / "config.json").write_text(config.to_json())
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "summary.json").write_text(json.dumps(rows[-1] if rows else {}))
@@ -37,7 +50,7 @@ def row(trajectories, **more):
 
 
 def agent(seed=0, **more):
-    return Config(env_kwargs=GRID, seed=seed, **more)
+    return with_values(usual(), {"env_kwargs": GRID, "seed": seed, **more})
 
 
 def baseline(seed=0, algo="ppo", **more):
@@ -75,7 +88,7 @@ def test_rows_are_means_over_seeds_with_intervals_at_equal_reward_calls(tmp_path
     mean, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", l1).groups())
     assert mean == pytest.approx(0.4)
     assert 0.2 <= low < mean < high <= 0.7
-    assert cells(report, "ppo") == ["ppo", "1", "1.500", "101"]
+    assert cells(report, "ppo") == ["ppo", "1", "1.5000", "101"]
     assert "One seed only, hence no interval: ppo." in report
 
 
@@ -101,7 +114,7 @@ def test_the_best_sampler_is_shown_beside(tmp_path):
     target = gfn_envs.enumerate_dag(gfn_envs.make("gfn/Hypergrid-v0", dim=2, side=4)).target
     expected = float((2 * target * (1 - target) / (math.pi * 3000)).sqrt().sum())
     assert float(row_of["l1"]) == pytest.approx(expected, rel=0.5)
-    assert row_of["modes"] == "4.0"
+    assert row_of["modes"] == "4"
 
 
 def test_no_run_is_dropped_without_a_word(tmp_path, capsys):
@@ -112,7 +125,10 @@ def test_no_run_is_dropped_without_a_word(tmp_path, capsys):
     (write_run(tmp_path / "runs" / "damaged", agent(2), [row(100)]) / "metrics.jsonl").write_text('{"trajec')
     (write_run(tmp_path / "runs" / "torn", agent(2), [row(100)]) / "config.json").write_text("{")
     (write_run(tmp_path / "runs" / "foreign", agent(2), [row(100)]) / "config.json").write_text('{"lr": 1}')
-    (write_run(tmp_path / "runs" / "newer", agent(2), [row(100)]) / "config.json").write_text('{"agent": "db", "x": 1}')
+    (write_run(tmp_path / "runs" / "older", agent(2), [row(100)]) / "config.json").write_text('{"agent": "db"}')
+    newer = '{"format": 2, "agent": "db", "x": 1}'
+    (write_run(tmp_path / "runs" / "newer", agent(2), [row(100)]) / "config.json").write_text(newer)
+    (write_run(tmp_path / "runs" / "unnamed", agent(2), [row(100)]) / "columns.json").unlink()
     (write_run(tmp_path / "runs" / "blank", agent(3), [row(100)]) / "metrics.jsonl").unlink()
     write_run(tmp_path / "runs" / "none", agent(3), [])
     (tmp_path / "runs" / "empty").mkdir()
@@ -120,7 +136,8 @@ def test_no_run_is_dropped_without_a_word(tmp_path, capsys):
     said = capsys.readouterr().err
     reasons = {
         "copy|good": "it would count one result twice", "unfinished": "--resume", "damaged": "metrics.jsonl is damaged",
-        "torn": "config.json is damaged", "foreign": "not of this project", "newer": "unknown settings: x",
+        "torn": "config.json is damaged", "older": "written by gfn-envs 0.1", "unnamed": "no columns.json",
+        "foreign": "not of this project", "newer": "unknown settings: x",
         "blank": "no metrics.jsonl", "none": "no evaluation yet", "empty": "holds no run", "missing": "no such folder",
     }  # fmt: skip
     for place, reason in reasons.items():
@@ -132,7 +149,7 @@ def test_no_run_is_dropped_without_a_word(tmp_path, capsys):
 
 def test_runs_of_different_environments_are_refused(tmp_path, capsys):
     small = write_run(tmp_path / "small", agent(), [row(10)])
-    large = write_run(tmp_path / "large", Config(env_kwargs='{"dim": 2, "side": 5}'), [row(10)])
+    large = write_run(tmp_path / "large", agent(env_kwargs='{"dim": 2, "side": 5}'), [row(10)])
     report_of(tmp_path, small, large, code=2)
     error = capsys.readouterr().err
     assert "different environments" in error
@@ -156,7 +173,7 @@ def test_missing_metrics_are_named(tmp_path):
     assert "TV exact is missing in 1" in report
     assert "No TV exact of: mcmc." in report
     assert "\N{EN DASH}" in cells(report, "mcmc")
-    assert cells(report, "mdqn + tlm")[2] == "0.100"
+    assert cells(report, "mdqn + tlm")[2] == "0.1000"
 
 
 def test_an_evaluation_far_from_the_common_number_is_named(tmp_path):
@@ -168,12 +185,13 @@ def test_an_evaluation_far_from_the_common_number_is_named(tmp_path):
 def test_rows_of_one_name_are_told_apart_by_their_settings(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / "runs" / f"w{seed}", agent(seed), [row(10, l1_empirical=1)])
-        wide = agent(seed, net=NetworkSettings(width=512))
+        wide = agent(seed, **{"network.width": 512})
         write_run(tmp_path / "runs" / f"x{seed}", wide, [row(10, l1_empirical=1)])
     soft = baseline(reward_mode="soft")
     write_run(tmp_path / "runs" / "soft", soft, [row(10, l1_empirical=1)])
     report = report_of(tmp_path, tmp_path / "runs")
-    assert cells(report, "mdqn + tlm (net.width=256)")[1] == cells(report, "mdqn + tlm (net.width=512)")[1] == "2"
+    names = [f"mdqn + tlm (network.width={width})" for width in (256, 512)]
+    assert [cells(report, name)[1] for name in names] == ["2", "2"]
     assert cells(report, "ppo (soft)")[1] == "1"
 
 
@@ -192,7 +210,7 @@ def test_the_page_holds_everything_in_one_file(tmp_path):
 def test_curves_are_means_over_the_seeds(tmp_path):
     a = runs.read(write_run(tmp_path / "a", agent(0), [row(10, l1_empirical=1.0), row(20, l1_empirical=0.4)]))
     b = runs.read(write_run(tmp_path / "b", agent(1), [row(10, l1_empirical=0.6), row(20, l1_empirical=0.2)]))
-    figure = figures.curves({"both": [a, b]})
+    figure = figures.curves({"both": [a, b]}, {"l1_empirical": COLUMNS["l1_empirical"]})
     for axes, x in zip(figure.axes, ([10, 20], [10, 20], [1, 2]), strict=True):
         thick = max(axes.get_lines(), key=lambda line: line.get_linewidth())
         assert thick.get_xdata() == pytest.approx(x)
@@ -200,21 +218,52 @@ def test_curves_are_means_over_the_seeds(tmp_path):
         assert len(axes.get_lines()) == 3
 
 
-def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path, monkeypatch):
-    pytest.importorskip("rdkit")
-    monkeypatch.setattr(gfn_envs.Hypergrid, "to_smiles", lambda self, states: [], raising=False)
-    a = write_run(tmp_path / "runs" / "a", agent(), [row(10, l1_empirical=1)])
-    (a / "samples.csv").write_text("smiles,r,log_p\nCCO,0.5,-1\nc1ccccc1,0.9,-2\nCCO,0.5,-1\nnonsense(,0.7,-3\n")
-    write_run(tmp_path / "runs" / "b", baseline(), [row(10, l1_empirical=1)])
+def test_the_first_few_figures_with_a_curve_are_drawn_in_the_order_of_their_rank():
+    columns = {name: Column(name, compared=rank) for rank, name in enumerate("abcdef", 1)}
+    columns["b"] = Column("b", compared=2, curve=False)
+    columns["c"] = Column("c", compared=3, scale="log")
+    run = runs.FinishedRun(None, agent(), "run", [row(10, **dict.fromkeys("abcdef", 3))], columns)
+    figure = figures.curves({"run": [run]}, compare.columns([run], run.history))
+    first = figure.axes[::3]
+    assert [axes.get_ylabel() for axes in first] == ["a", "c", "d", "e"]
+    assert [axes.get_yscale() for axes in first] == ["linear", "log", "linear", "linear"]
+
+
+def test_figures_are_shown_without_the_module_that_measured_them(tmp_path):
+    own = {"debt": Column("their debt", "{:+.2f}", compared=1, meaning="what is owed"), "note": Column("note")}
+    write_run(tmp_path / "runs" / "a", agent(), [row(10, debt=2, note=1, kl_exact=3)], {**COLUMNS, **own})
+    write_run(tmp_path / "runs" / "b", baseline(), [row(10, kl_exact=3)])
     report = report_of(tmp_path, tmp_path / "runs")
-    assert "No molecules of ppo: " in report
-    assert "has neither a checkpoint nor samples.csv" in report
+    assert cells(report, "mdqn + tlm")[2:] == ["+2.00", "1"]  # and the seconds; what has no rank stays out
+    assert cells(report, "ppo")[2:] == ["\N{EN DASH}", "1"]
+    assert "their debt: what is owed." in report
+    assert "No their debt of" not in report  # ppo does not measure it
+
+
+def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path):
+    pytest.importorskip("rdkit")
+    env = {"env": "gfn/QM9-v0", "env_kwargs": '{"max_atoms": 7}'}
+    config = with_values(usual(env["env"]), {"env_kwargs": env["env_kwargs"]})
+    columns = columns_on(gfn_envs.make(env["env"], max_atoms=7))
+    a = write_run(tmp_path / "runs" / "a", config, [row(10, top_reward=1.0, top_log_reward=0.0)], columns)
+    best = a / "top_molecules.csv"
+    best.write_text("smiles,r\nCCO,0.5\nc1ccccc1,0.9\nCCO,0.5\nnonsense(,0.7\n")
+    write_run(tmp_path / "runs" / "b", BaselineConfig(algo="ppo", **env), [row(10, top_reward=0.5)], columns)
+    report = report_of(tmp_path, tmp_path / "runs")
+    assert "No best molecules of ppo: " in report
+    assert "has no top_molecules.csv" in report
     assert (tmp_path / "report" / "molecules.png").stat().st_size > 2000
-    best = figures.best_molecules([runs.read(a)], None, count=2)
-    assert best == [("c1ccccc1", 0.9), ("nonsense(", 0.7)]
-    (a / "samples.csv").write_text("molecule,r\nC,1\n")
+    assert "r of best 100" in report
+    assert "log R of best 100" not in report
+    assert molecules.read_top([a], count=2) == [("c1ccccc1", 0.9), ("nonsense(", 0.7)]
+    best.write_text("molecule,r\nC,1\n")
     with pytest.raises(ValueError, match="lacks the columns"):
-        figures.best_molecules([runs.read(a)], None)
+        molecules.read_top([a])
+
+
+def test_where_no_molecules_are_built_there_is_no_section_of_them(tmp_path):
+    write_run(tmp_path / "a", agent(), [row(10, l1_empirical=1)])
+    assert "Best molecules" not in report_of(tmp_path, tmp_path / "a")
 
 
 @pytest.mark.slow
@@ -236,7 +285,7 @@ def test_molecules_of_agents_and_baselines_come_from_what_they_kept(env, tmp_pat
     ]
     assert sweep.main([*given, "--out", str(tmp_path / "runs"), "--no-progress"]) == 0
     report = report_of(tmp_path, tmp_path / "runs")
-    assert "No molecules" not in report
+    assert "No best molecules" not in report
     assert "![Best molecules](molecules.png)" in report
 
 
@@ -292,7 +341,7 @@ def test_a_sweep_refuses_folders_with_other_settings_and_unknown_names(tmp_path,
     write_run(tmp_path / "mcmc-seed3", preset("gfn/Hypergrid-v0", "mcmc"), [row(10)])
     for given, message in (
         (FEW, "name another --out"),
-        (["--methods", "mdqn+tml"], "Unknown backward approach 'tml'. Known, closest first: tlm"),
+        (["--methods", "mdqn+tml"], "Unknown backward policy 'tml'. Known, closest first: tlm"),
         (["--methods", "pppo"], "closest first: ppo"),
         (["--jobs", "0"], "--jobs must be at least 1"),
     ):
