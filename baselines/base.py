@@ -1,20 +1,18 @@
-"""What every baseline offers to the session that runs it: objects completed, a policy where it has one."""
+"""What every baseline offers to the trainer that runs it: objects completed, a policy where it has one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.backward import Uniform
-from agents.networks.base import Network
-from agents.objectives.base import Agent
-from agents.sampling.buffer import RolloutBuffer
 from agents.sampling.rollout import Policy
+from baselines.config import BaselineConfig
 from gfn_envs.dag import DAG
 
 
@@ -32,11 +30,13 @@ class Progress:
     """Environment steps of all kinds."""
 
 
-class Method(ABC):
+class Baseline(ABC):
     """Something that completes objects of `dag`, and may learn from it.
 
-    `exact`: `policy()` is what it draws objects by (up to what the class says), so that exact metrics are of it.
-    `stochastic`: besides, log P of an object means something: the policy is not deterministic.
+    Attributes:
+        exact: whether `policy()` is what it draws objects by (up to what the class says), so that exact metrics are of
+            it.
+        stochastic: whether, besides, log P of an object means something: the policy is not deterministic.
     """
 
     exact: bool
@@ -61,7 +61,7 @@ class Method(ABC):
         return {}
 
     def save_model(self, folder: Path) -> None:  # noqa: B027
-        """Write the model into `folder` in the method's own format, where it has one."""
+        """Write the model into `folder` in the baseline's own format, where it has one."""
 
     @abstractmethod
     def state_dict(self) -> dict:
@@ -72,25 +72,46 @@ class Method(ABC):
         """Restore what `state_dict` returned."""
 
 
-class FixedPolicy(Agent):
-    """A policy that something else trains, beside the uniform P_B, as the evaluator looks at agents."""
+class Algorithm(Protocol):
+    """What `--algo` names: how a baseline is made. It is known before the library that it comes from is imported."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The keyword arguments that the baseline is made with, which `--algo-kwargs` replaces one by one."""
+        ...
+
+    @property
+    def paid(self) -> bool:
+        """Whether it reads `--reward-mode`."""
+        ...
+
+    def check(self, config: BaselineConfig) -> None:
+        """Raise `ValueError` for wrong settings, `ModuleNotFoundError` where the library is missing."""
+        ...
+
+    def build(self, config: BaselineConfig, dag: DAG) -> Baseline:
+        """Return the baseline."""
+        ...
+
+
+class UniformBackward:
+    """A forward policy that something else trains, beside the uniform P_B: a GFlowNet to the evaluation."""
 
     def __init__(self, dag: DAG, policy: Policy) -> None:
-        super().__init__(dag, _NoNetwork(), Uniform(dag))
-        self._policy = policy
+        self.dag, self._policy = dag, policy
 
     def policy(self) -> Policy:
+        """Return the forward policy."""
         return self._policy
 
-    def update(self, buffer: RolloutBuffer) -> Tensor:
-        raise NotImplementedError("a fixed policy does not learn here")
+    def backward_policy(self) -> Policy:
+        """Return the uniform P_B, as logits."""
+        return lambda states: torch.zeros(len(states), self.dag.num_backward_actions, device=states.device)
+
+    def log_pb(self, states: Tensor, backward_actions: Tensor) -> Tensor:
+        """Return log P_B `[B]` of `backward_actions [B]` at `states [B, d]`: minus the log of the number of parents."""
+        return -self.dag.backward_action_mask(states).sum(1).clamp(min=1).log()
 
     def log_z(self) -> Tensor:
+        """Return NaN: there is no estimate of log Z."""
         return torch.tensor(torch.nan)
-
-
-class _NoNetwork(Network):
-    """Stands where an agent's network would; the uniform P_B reads the states alone."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
