@@ -19,6 +19,7 @@ from torch import Tensor
 from agents.config import Config
 from agents.evaluation.estimates import log_likelihood, log_probs
 from agents.model import Model, build_model, resolve_device
+from agents.objectives.base import Agent
 from agents.runs.folder import RunFileError, write_atomically
 from agents.sampling.categorical import gumbel_noise, sample_actions
 from agents.sampling.random_state import make_generator
@@ -68,6 +69,11 @@ class TrainedPolicy:
         self.config, self.dag, self.trajectories = config, dag, trajectories
         self._model = model
         self._acting = make_generator(dag.device, 0)
+
+    @property
+    def gflownet(self) -> Agent:
+        """The agent behind it, as the evaluation looks at it."""
+        return self._model.agent
 
     @property
     def log_z(self) -> float:
