@@ -18,8 +18,8 @@ from torch import Tensor
 
 from agents.config import Config
 from agents.evaluation.estimates import log_likelihood, log_probs
+from agents.evaluation.gflownet import GFlowNet
 from agents.model import Model, build_model, resolve_device
-from agents.objectives.base import Agent
 from agents.runs.folder import RunFileError, write_atomically
 from agents.sampling.categorical import gumbel_noise, sample_actions
 from agents.sampling.random_state import make_generator
@@ -71,14 +71,13 @@ class TrainedPolicy:
         self._acting = make_generator(dag.device, 0)
 
     @property
-    def gflownet(self) -> Agent:
-        """The agent behind it, as the evaluation looks at it."""
-        return self._model.agent
-
-    @property
     def log_z(self) -> float:
         """The estimate of log Z."""
         return float(self._model.agent.log_z())
+
+    def gflownet(self) -> GFlowNet:
+        """Return the policy as metrics look at it: P_F, P_B and log Z."""
+        return self._model.agent
 
     def sample(self, num: int, seed: int = 0) -> Samples:
         """Complete `num` objects by the policy, with random numbers drawn from `seed`."""

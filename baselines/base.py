@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
+from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
 from baselines.config import BaselineConfig
 from gfn_envs.dag import DAG
@@ -23,7 +23,9 @@ class Progress:
     states: Tensor
     """int64 `[n, d]`, terminal."""
     log_reward: Tensor
-    """float32 `[n]`."""
+    """float32 `[n]`: log R."""
+    log_raw_reward: Tensor
+    """float32 `[n]`: log of the raw reward, the one to report."""
     lengths: Tensor
     """int64 `[n]`, environment steps that an object took, invalid ones left out."""
     steps: int
@@ -60,6 +62,10 @@ class Baseline(ABC):
         """Return its own figures since the last call, by name."""
         return {}
 
+    def columns(self) -> dict[str, Column]:
+        """Return how those of its own figures are shown that belong into tables or curves."""
+        return {}
+
     def save_model(self, folder: Path) -> None:  # noqa: B027
         """Write the model into `folder` in the baseline's own format, where it has one."""
 
@@ -92,26 +98,3 @@ class Algorithm(Protocol):
     def build(self, config: BaselineConfig, dag: DAG) -> Baseline:
         """Return the baseline."""
         ...
-
-
-class UniformBackward:
-    """A forward policy that something else trains, beside the uniform P_B: a GFlowNet to the evaluation."""
-
-    def __init__(self, dag: DAG, policy: Policy) -> None:
-        self.dag, self._policy = dag, policy
-
-    def policy(self) -> Policy:
-        """Return the forward policy."""
-        return self._policy
-
-    def backward_policy(self) -> Policy:
-        """Return the uniform P_B, as logits."""
-        return lambda states: torch.zeros(len(states), self.dag.num_backward_actions, device=states.device)
-
-    def log_pb(self, states: Tensor, backward_actions: Tensor) -> Tensor:
-        """Return log P_B `[B]` of `backward_actions [B]` at `states [B, d]`: minus the log of the number of parents."""
-        return -self.dag.backward_action_mask(states).sum(1).clamp(min=1).log()
-
-    def log_z(self) -> Tensor:
-        """Return NaN: there is no estimate of log Z."""
-        return torch.tensor(torch.nan)

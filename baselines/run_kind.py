@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agents.evaluation.exact import ExactMetrics
 from agents.model import make_dag
 from agents.registry import bare
 from agents.runs.folder import RunFolder
@@ -41,12 +42,11 @@ class BaselineRun(RunKind):
         config = files.read_config()
         trainer = build_trainer(config, make_dag(config))
         files.load(trainer)
-        enumeration = trainer.evaluator.enumeration
-        if enumeration is None:
+        exact = trainer.evaluator.metrics["exact"]
+        if not isinstance(exact, ExactMetrics) or exact.enumeration is None:
             return NOTHING
-        if trainer.baseline.exact:
-            return Learned(enumeration, enumeration.terminal_distribution(trainer.baseline.policy()), "policy")
-        return Learned(enumeration, trainer.evaluator.recent.frequencies(), "samples")
+        gflownet = trainer.gflownet()
+        return Learned(exact.enumeration, exact.learned(gflownet), "policy" if gflownet else "samples")
 
 
 def _parted(method: str) -> tuple[str, str]:

@@ -16,12 +16,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
+from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
 from baselines.algorithms import SB3Algorithm
 from baselines.base import Baseline, Progress
 from baselines.config import BaselineConfig
 from baselines.vec_env import ToSB3VecEnv
-from gfn_envs.dag import DAG
+from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.errors import choose
 from gfn_envs.registry import load
 
@@ -115,19 +116,14 @@ class SB3Baseline(Baseline):
         self._invalid += int(invalid.sum())
         self._steps += len(invalid)
         self._lengths += ~invalid
-        states, log_reward = np.zeros((0, self.dag.state_dim), dtype=np.int64), np.zeros(0)
         complete = terminated & ~invalid
+        states, rewards = self.dag.reset(0), LogRewards(*torch.zeros(2, 0, device=self.dag.device))
         if complete.any():
-            states, log_reward = infos["final_obs"][complete], infos["final_info"]["log_reward"][complete]
-        lengths = self._lengths[complete]
+            states = torch.from_numpy(infos["final_obs"][complete]).to(self.dag.device)
+            rewards = self.dag.log_rewards(states)
+        lengths = torch.from_numpy(self._lengths[complete]).to(self.dag.device)
         self._lengths[finished] = 0
-        device = self.dag.device
-        return Progress(
-            torch.from_numpy(states).to(device),
-            torch.from_numpy(log_reward).float().to(device),
-            torch.from_numpy(lengths).to(device),
-            len(invalid),
-        )
+        return Progress(states, *rewards, lengths, len(invalid))
 
     def schedule(self, done: float) -> None:
         # SB3's schedules (exploration, learning rate) follow the share of steps done; here objects decide when to stop.
@@ -148,6 +144,13 @@ class SB3Baseline(Baseline):
         if "train/loss" in own:
             result["loss"] = own["train/loss"]
         return result
+
+    def columns(self) -> dict[str, Column]:
+        return {
+            "invalid_share": Column(
+                "invalid actions", "{:.2f}", in_table=False, compared=820, curve=False, meaning="of all steps so far"
+            )
+        }
 
     def save_model(self, folder: Path) -> None:
         """Write `model.zip`, which the algorithm's own `load` reads."""

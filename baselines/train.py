@@ -18,7 +18,7 @@ import tyro
 
 from agents.model import make_dag
 from agents.registry import bare
-from agents.runs import command
+from agents.runs import command, report
 from agents.runs.folder import RunFolder
 from agents.runs.loggers import TensorBoard, require
 from baselines.build import build_trainer
@@ -114,11 +114,14 @@ def train(options: Options, folder: RunFolder[BaselineConfig], trainer: Trainer)
         flush=True,
     )
 
+    for name, reason in trainer.evaluator.left_out.items():
+        print(f"metric {name} is left out: {reason}", file=sys.stderr)
+
     def close(finished: bool) -> list[Path]:
         trainer.baseline.save_model(folder.path)
-        pictures = trainer.draw(folder.path)
+        pictures = report.draw(folder, trainer)
         if finished:
-            trainer.write_samples(folder.path)
+            report.write_tables(folder, trainer)
             folder.write_summary(command.summary(trainer, ("algo", "reward_mode", "env", "seed")))
         return pictures
 

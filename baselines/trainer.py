@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tqdm import tqdm
 
 from agents.evaluation.evaluator import Evaluator
-from agents.runs import report
-from baselines.base import Baseline, Progress, UniformBackward
+from agents.evaluation.gflownet import FixedPolicy
+from agents.evaluation.metric import Column, run_columns
+from baselines.base import Baseline, Progress
 from baselines.config import BaselineConfig
+from gfn_envs.dag import LogRewards
 
 FLUSH_EVERY = 1_000
 """Reports of a baseline between two counts of what it completed."""
@@ -71,7 +72,7 @@ class Trainer:
 
     def _count(self, new: Progress) -> None:
         if len(new.states):
-            self.evaluator.add_objects(new.states, new.log_reward, new.lengths)
+            self.evaluator.add_objects(new.states, LogRewards(new.log_reward, new.log_raw_reward), new.lengths)
         self.trajectories += len(new.states)
         self.steps += new.steps
         self._reports += 1
@@ -89,30 +90,22 @@ class Trainer:
             "seconds": self.seconds,
             "steps_per_second": (self.steps - last["steps"]) / seconds if seconds > 0 else 0.0,
             **self.baseline.metrics(),
-            **self.evaluator.sample_metrics(),
+            **self.evaluator.evaluate(self.gflownet(), last=self.done() >= 1),
         }
-        if self.baseline.exact and self.evaluator.enumeration:
-            metrics |= self.evaluator.policy_metrics(self.evaluator.enumeration, self.baseline.policy())
-        if self.baseline.stochastic:
-            metrics |= self.evaluator.likelihood_metrics(self._gflownet(), last=self.done() >= 1)
         self.history.append(metrics)
         return metrics
 
-    def _gflownet(self) -> UniformBackward:
-        return UniformBackward(self.dag, self.baseline.policy())
+    def gflownet(self) -> FixedPolicy | None:
+        """Return the baseline's policy beside the uniform P_B; None where it has none to evaluate."""
+        return FixedPolicy(self.dag, self.baseline.policy(), self.baseline.stochastic) if self.baseline.exact else None
 
-    def write_samples(self, folder: Path) -> None:
-        """Write `samples.csv` of molecules where log P can be told, which no SB3 network can on renamed slots."""
-        if self.baseline.stochastic:
-            report.write_samples(self._gflownet(), self.config.eval, self.config.seed, folder)
-
-    def draw(self, folder: Path) -> list[Path]:
-        """Draw the run's pictures into `folder` and return the paths of those that apply."""
-        policy = self.baseline.policy() if self.baseline.exact else None
-        return report.draw(folder, self.history, self.evaluator, policy, self.config.seed)
+    def columns(self) -> dict[str, Column]:
+        """Return how each figure of `history` is shown, by name: of the baseline's own, those that it declares."""
+        hidden = {name: Column(name, in_table=False) for figures in self.history for name in figures}
+        return {**hidden, **run_columns(self.evaluator.columns()), **self.baseline.columns()}
 
     def attachments(self) -> dict[str, bytes]:
-        """Return the files that belong to a checkpoint besides, by name: none."""
+        """Return no files: what a baseline learned is in its own format, see `Baseline.save_model`."""
         return {}
 
     def state_dict(self) -> dict:

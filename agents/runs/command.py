@@ -122,6 +122,7 @@ def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool)
     if not resume:
         folder.clear()
         folder.start(config)
+        folder.write_columns(run.columns())
         return
     loaded = folder.load(run)
     changed = config.differences(folder.read_config())
@@ -132,6 +133,7 @@ def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool)
     if changed:
         folder.summary.unlink(missing_ok=True)
     folder.start(config)
+    folder.write_columns(run.columns())
     if loaded:
         folder.write_metrics(run)
 
@@ -184,7 +186,7 @@ def follow(
 
         finished = run.train(on_evaluation, signals.wanted, progress)
         folder.save(run)
-        print(report.table(run.history), flush=True)
+        print(report.table(run.history, run.columns()), flush=True)
         pictures = close(finished)
     print("pictures: " + ", ".join(str(path) for path in pictures))
     if not finished:

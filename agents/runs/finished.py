@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from agents.config import RunSettings, read_values, with_values
+from agents.evaluation.metric import Column
 from agents.evaluation.settings import EvaluationSettings
+from agents.runs.folder import RunFileError, RunFolder
 from agents.runs.kinds import Learned, RunKind, find_kind
 from gfn_envs.registry import find, load
 
@@ -42,7 +44,7 @@ class SharedSettings(RunSettings):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run: its folder, what kind of run it is, its settings and metrics."""
+    """One run: its folder, what kind of run it is, its settings and figures."""
 
     path: Path
     kind: RunKind
@@ -51,6 +53,8 @@ class FinishedRun:
     values: dict[str, Any]
     """All settings by dotted name."""
     history: list[dict[str, float]]
+    columns: dict[str, Column]
+    """How the figures are shown, by name."""
 
     def at(self, reward_calls: int) -> dict[str, float]:
         """Return the metrics of the evaluation nearest to that number of reward calls."""
@@ -101,6 +105,10 @@ def read(path: Path) -> FinishedRun:
         config, row = SharedSettings.from_flat(values), kind.row(values)
         config.parsed_env_kwargs()
         find(config.env)
+        folder = RunFolder(path, kind.settings)
+        columns = folder.read_columns()
+    except RunFileError as error:
+        raise UnusableError(str(error)) from None
     except json.JSONDecodeError as error:
         raise UnusableError(f"config.json is damaged ({error})") from None
     except KeyError as error:
@@ -108,9 +116,9 @@ def read(path: Path) -> FinishedRun:
     except (ValueError, RecursionError) as error:
         raise UnusableError(f"config.json cannot be used: {error}") from None
     history = _history(path)
-    if not (path / "summary.json").exists():
+    if not folder.summary.exists():
         raise UnusableError(f"is not finished (no summary.json): go on with --resume {path}")
-    return FinishedRun(path, kind, row, config, values, history)
+    return FinishedRun(path, kind, row, config, values, history, columns)
 
 
 def _check_known(kind: RunKind, values: Mapping[str, Any]) -> None:

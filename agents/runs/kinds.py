@@ -119,7 +119,7 @@ class AgentRun(RunKind):
         enumeration = enumerate_within(trained.dag, trained.config.eval.max_exact_edges)
         if enumeration is None:
             return NOTHING
-        return Learned(enumeration, enumeration.terminal_distribution(trained.gflownet.policy()), "policy")
+        return Learned(enumeration, enumeration.terminal_distribution(trained.gflownet().policy()), "policy")
 
 
 def find_kind(name: str) -> RunKind:

@@ -115,7 +115,7 @@ def _job(options: Options, method: str, seed: int) -> Job:
     task = Task(options.env, options.env_kwargs, options.metrics, options.trajectories, options.evaluations, seed)
     try:
         config = kind.planned(method, task)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         raise ValueError(f"--methods {method}: {error}") from error
     return Job(f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', method)}-seed{seed}", kind, config)
 
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return sweep(options)
-    except (ValueError, ModuleNotFoundError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

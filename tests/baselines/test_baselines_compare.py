@@ -13,6 +13,7 @@ from finished_runs import agent, baseline, cells, report_of, row, write_run
 
 import gfn_envs
 from agents.config import Config
+from agents.evaluation import molecules
 from agents.networks.mlp import MLPSettings
 from agents.runs import compare, figures, sweep
 from agents.runs import finished as runs
@@ -41,7 +42,7 @@ def test_rows_are_means_over_seeds_with_intervals_at_equal_reward_calls(tmp_path
     mean, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", l1).groups())
     assert mean == pytest.approx(0.4)
     assert 0.2 <= low < mean < high <= 0.7
-    assert cells(report, "ppo") == ["ppo", "1", "1.500", "101"]
+    assert cells(report, "ppo") == ["ppo", "1", "1.5000", "101"]
     assert "One seed only, hence no interval: ppo." in report
 
 
@@ -67,7 +68,7 @@ def test_the_best_sampler_is_shown_beside(tmp_path: Path) -> None:
     target = gfn_envs.enumerate_dag(gfn_envs.make("gfn/Hypergrid-v0", dim=2, side=4)).target
     expected = float((2 * target * (1 - target) / (math.pi * 3000)).sqrt().sum())
     assert float(row_of["l1"]) == pytest.approx(expected, rel=0.5)
-    assert row_of["modes"] == "4.0"
+    assert row_of["modes"] == "4"
 
 
 def test_no_run_is_dropped_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +125,7 @@ def test_missing_metrics_are_named(tmp_path: Path) -> None:
     assert "TV exact is missing in 1" in report
     assert "No TV exact of: mcmc." in report
     assert "\N{EN DASH}" in cells(report, "mcmc")
-    assert cells(report, "mdqn + tlm")[2] == "0.100"
+    assert cells(report, "mdqn + tlm")[2] == "0.1000"
 
 
 def test_an_evaluation_far_from_the_common_number_is_named(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_the_page_holds_everything_in_one_file(tmp_path: Path) -> None:
 def test_curves_are_means_over_the_seeds(tmp_path: Path) -> None:
     a = runs.read(write_run(tmp_path / "a", agent(0), [row(10, l1_empirical=1.0), row(20, l1_empirical=0.4)]))
     b = runs.read(write_run(tmp_path / "b", agent(1), [row(10, l1_empirical=0.6), row(20, l1_empirical=0.2)]))
-    figure = figures.curves({"both": [a, b]})
+    figure = figures.curves({"both": [a, b]}, {"l1_empirical": a.columns["l1_empirical"]})
     for axes, x in zip(figure.axes, ([10, 20], [10, 20], [1, 2]), strict=True):
         thick = max(axes.get_lines(), key=lambda line: line.get_linewidth())
         assert thick.get_xdata() == pytest.approx(x)
@@ -170,19 +171,19 @@ def test_curves_are_means_over_the_seeds(tmp_path: Path) -> None:
 
 def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rdkit")
-    monkeypatch.setattr(gfn_envs.Hypergrid, "to_smiles", lambda self, states: [], raising=False)
+    monkeypatch.setattr(gfn_envs.Hypergrid, "to_smiles", lambda self, states: ["C"] * len(states), raising=False)
+    monkeypatch.setattr(gfn_envs.Hypergrid, "metrics", ("molecules",))
     a = write_run(tmp_path / "runs" / "a", agent(), [row(10, l1_empirical=1)])
-    (a / "samples.csv").write_text("smiles,r,log_p\nCCO,0.5,-1\nc1ccccc1,0.9,-2\nCCO,0.5,-1\nnonsense(,0.7,-3\n")
+    (a / "top_molecules.csv").write_text("smiles,r\nCCO,0.5\nc1ccccc1,0.9\nCCO,0.5\nnonsense(,0.7\n")
     write_run(tmp_path / "runs" / "b", baseline(), [row(10, l1_empirical=1)])
     report = report_of(tmp_path, tmp_path / "runs")
-    assert "No molecules of ppo: " in report
-    assert "has neither a checkpoint nor samples.csv" in report
+    assert "No best molecules of ppo: " in report
+    assert "has no top_molecules.csv" in report
     assert (tmp_path / "report" / "molecules.png").stat().st_size > 2000
-    best = figures.best_molecules([runs.read(a)], None, count=2)
-    assert best == [("c1ccccc1", 0.9), ("nonsense(", 0.7)]
-    (a / "samples.csv").write_text("molecule,r\nC,1\n")
+    assert molecules.read_top([a], count=2) == [("c1ccccc1", 0.9), ("nonsense(", 0.7)]
+    (a / "top_molecules.csv").write_text("molecule,r\nC,1\n")
     with pytest.raises(ValueError, match="lacks the columns"):
-        figures.best_molecules([runs.read(a)], None)
+        molecules.read_top([a])
 
 
 @pytest.mark.slow

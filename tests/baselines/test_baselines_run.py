@@ -53,7 +53,7 @@ def metrics_of(folder):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(Trainer, "draw", lambda self, folder: [])
+    monkeypatch.setattr("agents.runs.report.draw", lambda folder, run: [])
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS.names())
@@ -320,7 +320,7 @@ def test_every_setting_is_used_by_some_run():
     changes = {
         "algo": "random", "env": "gfn/HypergridHard-v0", "env_kwargs": '{"dim": 2, "side": 5}', "reward_mode": "soft",
         "trajectories": 90, "steps": 40, "seed": 1, "num_envs": 3, "eval_every": 20,
-        "algo_kwargs": '{"n_steps": 8, "batch_size": 16}',
+        "algo_kwargs": '{"n_steps": 8, "batch_size": 16}', "metrics": ("toy_metrics:longest",),
     }  # fmt: skip
     plain = outcome()
     assert plain == outcome()

@@ -17,18 +17,24 @@ from agents.runs import sweep, train
 from baselines import train as baselines_train
 from baselines.config import usual
 
-ROOT = Path(__file__).parents[2]
-
 FEW = ["--methods", "tb+uniform", "ppo:log_reward", "mcmc", "--seeds", "3", "--env-kwargs", GRID, "--no-progress"]
 FEW += ["--trajectories", "64", "--evaluations", "2"]
 
 
-def script(
-    name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a script of the repository from another folder."""
-    command = [sys.executable, str(ROOT / name), *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+def python(code: str, folder: Path) -> str:
+    """Run code in a process of its own where modules of `folder` are found; return what it writes to stderr."""
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def test_a_sweep_makes_what_compare_reads_and_skips_what_is_finished(tmp_path: Path) -> None:
@@ -145,29 +151,42 @@ class OwnBackward(agents.BackwardSettings):
         return Uniform(parts.dag)
 
 
+class OwnMetric(agents.Metric):
+    def columns(self):
+        return {"own_figure": agents.Column("own heading", "{:.1f}", compared=1)}
+
+    def compute(self, gflownet, last):
+        return {"own_figure": 3.0}
+
+
 agents.register_agent("own", "own_choices:OwnAgent")
 agents.register_backward("own", "own_choices:OwnBackward")
+agents.register_metric("own", "own_choices:OwnMetric")
 """
 
 
 def test_choices_of_a_users_module_are_swept_and_compared(tmp_path: Path) -> None:
     (tmp_path / "own_choices.py").write_text(OWN)
-    methods = ["own_choices:own+tlm", "tb+own_choices:own", "random"]
-    given = ["--methods", *methods, "--seeds", "0", "--env-kwargs", GRID, "--trajectories", "32", "--evaluations", "1"]
-    for _ in range(2):  # the second time, all are finished
-        done = script("agents/sweep.py", *given, "--out", "runs", "--no-progress", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    names = {"own_choices-own+tlm-seed0", "tb+own_choices-own-seed0", "random-seed0"}
+    methods = ["own_choices:own+own_choices:own", "random"]
+    given = ["--methods", *methods, "--metrics", "own_choices:own", "--seeds", "0", "--env-kwargs", GRID]
+    given += ["--trajectories", "32", "--evaluations", "1", "--out", "runs", "--no-progress"]
+    code = f"""
+from agents.runs import compare, sweep
+for _ in range(2):  # the second time, all are finished
+    assert sweep.main({given}) == 0
+assert compare.main(["runs", "--out", "report"]) == 0
+"""
+    python(code, tmp_path)
+    names = {"own_choices-own+own_choices-own-seed0", "random-seed0"}
     assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == names
-    done = script("agents/compare.py", "runs", "--out", "report", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
     inside = (tmp_path / "report" / "report.md").read_text()
     assert "No picture" not in inside
     # Elsewhere, where nobody finds the module, the folders are enough for all but the picture.
     outside = report_of(tmp_path / "elsewhere", tmp_path / "runs")
     for report in (inside, outside):
-        for name in ("own + tlm", "tb + own", "random"):
-            assert cells(report, name)[1] == "1"
+        assert cells(report, "")[:3] == ["", "seeds", "own heading"]
+        for name in ("own + own", "random"):
+            assert cells(report, name)[1:3] == ["1", "3.0"]
     assert "cannot import 'own_choices'" in outside
     assert "own_choices" not in sys.modules
 
@@ -189,29 +208,26 @@ PathFinder.find_spec = find_others
 
 def test_agents_and_samplers_are_swept_and_compared_without_sb3(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SB3)
-    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    without = {**os.environ, "PYTHONPATH": paths}
-    modules = "agents.runs.sweep agents.runs.compare agents.runs.finished agents.runs.figures baselines.build"
-    code = f"import importlib; [importlib.import_module(name) for name in {modules.split()!r}]\nimport sb3_contrib"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=without, cwd=tmp_path)
-    assert "No module named 'sb3_contrib'" in done.stderr.splitlines()[-1]
-    assert 'File "<string>", line 2' in done.stderr
-
+    write_run(tmp_path / "ppo", baseline(), [row(32, l1_empirical=1.0)])
     given = ["--seeds", "0", "--env-kwargs", GRID, "--trajectories", "32", "--evaluations", "1", "--out", "runs"]
-    sb3 = script("agents/sweep.py", *given, "--methods", "ppo", cwd=tmp_path, env=without)
-    run = script("baselines/run.py", "--algo", "ppo", cwd=tmp_path, env=without)
-    for done in (sb3, run):
-        assert done.returncode == 2
-        assert re.fullmatch(r"error: .*--algo ppo needs stable-baselines3.* pip install .*\n", done.stderr)
-    assert not (tmp_path / "runs").exists()
-
-    methods = ["--methods", "tb+uniform", "random", "mcmc"]
-    done = script("agents/sweep.py", *given, *methods, "--no-progress", cwd=tmp_path, env=without)
-    assert done.returncode == 0, done.stderr
-    write_run(tmp_path / "runs" / "ppo", baseline(), [row(32, l1_empirical=1.0)])
-    done = script("agents/compare.py", "runs", "--out", "report", cwd=tmp_path, env=without)
-    assert done.returncode == 0, done.stderr
+    code = f"""
+import importlib, sys
+assert not any(map(importlib.util.find_spec, ("stable_baselines3", "sb3_contrib")))
+from agents.runs import compare, figures, finished, sweep
+from baselines import build, config, train
+assert sweep.main([*{given}, "--methods", "random", "ppo"]) == 2
+assert train.main(["--algo", "maskable_ppo"]) == 2
+assert sweep.main([*{given}, "--methods", "tb+uniform", "random", "--no-progress"]) == 0
+assert compare.main(["runs", "ppo", "--out", "report"]) == 0
+"""
+    said = python(code, tmp_path).splitlines()
+    assert "--methods ppo: --algo ppo needs stable-baselines3, which is not installed: pip install " in said[0]
+    assert "--algo maskable_ppo needs stable-baselines3, which is not installed: pip install " in said[1]
+    assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == {
+        "tb+uniform-seed0",
+        "random-seed0",
+    }
     report = (tmp_path / "report" / "report.md").read_text()
     assert re.findall(r"No picture of (\w+): (.*) needs", report) == [("ppo", "--algo ppo")]
-    for name in ("tb + uniform", "random", "mcmc", "ppo"):
+    for name in ("tb + uniform", "random", "ppo"):
         assert cells(report, name)[1] == "1"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 from agents.config import Config, RunSettings
+from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.metric import Column, run_columns
+from agents.evaluation.settings import EvaluationSettings
 from agents.runs import compare
+from agents.runs.folder import RunFolder
 from baselines.config import BaselineConfig
+from gfn_envs import make
 
 GRID = '{"dim": 2, "side": 4}'
 Row = dict[str, float]
@@ -20,7 +26,14 @@ def write_run(path: Path, config: RunSettings, rows: list[Row]) -> Path:
     (path / "config.json").write_text(config.to_json())
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "summary.json").write_text(json.dumps(rows[-1] if rows else {}))
+    RunFolder(path, type(config)).write_columns(shown(config.env, config.env_kwargs))
     return path
+
+
+@functools.cache
+def shown(env: str, env_kwargs: str) -> dict[str, Column]:
+    """Return how the figures of runs on an environment are shown."""
+    return run_columns(Evaluator(make(env, **json.loads(env_kwargs)), EvaluationSettings()).columns())
 
 
 def row(trajectories: int, **more: float) -> Row:
