@@ -18,9 +18,9 @@ from agents.sampling.rollout import Policy
 from baselines.base import Baseline
 from baselines.config import BaselineConfig
 from baselines.samplers import MetropolisHastings, RandomPolicy
-from gfn_envs._walkers import REWARD_MODES
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose
+from gfn_envs.reward_modes import REWARD_MODES
 
 
 @dataclass(frozen=True)
