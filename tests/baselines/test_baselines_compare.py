@@ -9,21 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finished_runs import agent, baseline, cells, report_of, row, write_run
+from finished_runs import COLUMNS, agent, baseline, cells, columns_on, report_of, row, write_run
 
 import gfn_envs
-from agents.config import Config
+from agents.config import usual, with_values
 from agents.evaluation import molecules
-from agents.networks.mlp import MLPSettings
+from agents.evaluation.metric import Column
 from agents.runs import compare, figures, sweep
 from agents.runs import finished as runs
-from baselines.config import BaselineConfig, usual
+from baselines.config import BaselineConfig
+from baselines.config import usual as usual_baseline
 from gfn_envs import registry
 from gfn_envs.registry import find, load
 
 
 @pytest.fixture(autouse=True)
-def no_distributions(monkeypatch):
+def no_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the picture that needs checkpoints, except where a test asks for it."""
     nothing = lambda groups, enumeration, say: compare.Section("Distributions")  # noqa: E731
     monkeypatch.setattr(compare, "_distributions", nothing)
@@ -79,9 +80,10 @@ def test_no_run_is_dropped_without_a_word(tmp_path: Path, capsys: pytest.Capture
     (write_run(tmp_path / "runs" / "damaged", agent(2), [row(100)]) / "metrics.jsonl").write_text('{"trajec')
     (write_run(tmp_path / "runs" / "torn", agent(2), [row(100)]) / "config.json").write_text("{")
     (write_run(tmp_path / "runs" / "foreign", agent(2), [row(100)]) / "config.json").write_text('{"lr": 1}')
-    (write_run(tmp_path / "runs" / "newer", agent(2), [row(100)]) / "config.json").write_text(
-        json.dumps({**json.loads(agent(2).to_json()), "x": 1})
-    )
+    (write_run(tmp_path / "runs" / "older", agent(2), [row(100)]) / "config.json").write_text('{"agent": "db"}')
+    newer = json.dumps({**json.loads(agent(2).to_json()), "x": 1})
+    (write_run(tmp_path / "runs" / "newer", agent(2), [row(100)]) / "config.json").write_text(newer)
+    (write_run(tmp_path / "runs" / "unnamed", agent(2), [row(100)]) / "columns.json").unlink()
     (write_run(tmp_path / "runs" / "blank", agent(3), [row(100)]) / "metrics.jsonl").unlink()
     write_run(tmp_path / "runs" / "none", agent(3), [])
     (tmp_path / "runs" / "empty").mkdir()
@@ -89,7 +91,8 @@ def test_no_run_is_dropped_without_a_word(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().err
     reasons = {
         "copy|good": "it would count one result twice", "unfinished": "--resume", "damaged": "metrics.jsonl is damaged",
-        "torn": "config.json is damaged", "foreign": "not of this project", "newer": "unknown settings: x",
+        "torn": "config.json is damaged", "older": "written by gfn-envs 0.1", "unnamed": "no columns.json",
+        "foreign": "not of this project", "newer": "unknown settings: x",
         "blank": "no metrics.jsonl", "none": "no evaluation yet", "empty": "holds no run", "missing": "no such folder",
     }  # fmt: skip
     for place, reason in reasons.items():
@@ -101,7 +104,7 @@ def test_no_run_is_dropped_without_a_word(tmp_path: Path, capsys: pytest.Capture
 
 def test_runs_of_different_environments_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = write_run(tmp_path / "small", agent(), [row(10)])
-    large = write_run(tmp_path / "large", Config(env_kwargs='{"dim": 2, "side": 5}'), [row(10)])
+    large = write_run(tmp_path / "large", agent(env_kwargs='{"dim": 2, "side": 5}'), [row(10)])
     report_of(tmp_path, small, large, code=2)
     error = capsys.readouterr().err
     assert "different environments" in error
@@ -137,12 +140,13 @@ def test_an_evaluation_far_from_the_common_number_is_named(tmp_path: Path) -> No
 def test_rows_of_one_name_are_told_apart_by_their_settings(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / "runs" / f"w{seed}", agent(seed), [row(10, l1_empirical=1)])
-        wide = agent(seed, network_settings=MLPSettings(width=512))
+        wide = agent(seed, **{"network.width": 512})
         write_run(tmp_path / "runs" / f"x{seed}", wide, [row(10, l1_empirical=1)])
     soft = baseline(reward_mode="soft")
     write_run(tmp_path / "runs" / "soft", soft, [row(10, l1_empirical=1)])
     report = report_of(tmp_path, tmp_path / "runs")
-    assert [cells(report, f"mdqn + tlm (network.width={width})")[1] for width in (256, 512)] == ["2", "2"]
+    names = [f"mdqn + tlm (network.width={width})" for width in (256, 512)]
+    assert [cells(report, name)[1] for name in names] == ["2", "2"]
     assert cells(report, "ppo (soft)")[1] == "1"
 
 
@@ -161,7 +165,7 @@ def test_the_page_holds_everything_in_one_file(tmp_path: Path) -> None:
 def test_curves_are_means_over_the_seeds(tmp_path: Path) -> None:
     a = runs.read(write_run(tmp_path / "a", agent(0), [row(10, l1_empirical=1.0), row(20, l1_empirical=0.4)]))
     b = runs.read(write_run(tmp_path / "b", agent(1), [row(10, l1_empirical=0.6), row(20, l1_empirical=0.2)]))
-    figure = figures.curves({"both": [a, b]}, {"l1_empirical": a.columns["l1_empirical"]})
+    figure = figures.curves({"both": [a, b]}, {"l1_empirical": COLUMNS["l1_empirical"]})
     for axes, x in zip(figure.axes, ([10, 20], [10, 20], [1, 2]), strict=True):
         thick = max(axes.get_lines(), key=lambda line: line.get_linewidth())
         assert thick.get_xdata() == pytest.approx(x)
@@ -169,21 +173,52 @@ def test_curves_are_means_over_the_seeds(tmp_path: Path) -> None:
         assert len(axes.get_lines()) == 3
 
 
-def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_few_figures_with_a_curve_are_drawn_in_the_order_of_their_rank(tmp_path: Path) -> None:
+    columns = {name: Column(name, compared=rank) for rank, name in enumerate("abcdef", 1)}
+    columns["b"] = Column("b", compared=2, curve=False)
+    columns["c"] = Column("c", compared=3, scale="log")
+    run = runs.read(write_run(tmp_path / "run", agent(), [row(10, **dict.fromkeys("abcdef", 3))], columns))
+    figure = figures.curves({"run": [run]}, compare.columns([run], run.history))
+    first = figure.axes[::3]
+    assert [axes.get_ylabel() for axes in first] == ["a", "c", "d", "e"]
+    assert [axes.get_yscale() for axes in first] == ["linear", "log", "linear", "linear"]
+
+
+def test_figures_are_shown_without_the_module_that_measured_them(tmp_path: Path) -> None:
+    own = {"debt": Column("their debt", "{:+.2f}", compared=1, meaning="what is owed"), "note": Column("note")}
+    write_run(tmp_path / "runs" / "a", agent(), [row(10, debt=2, note=1, kl_exact=3)], {**COLUMNS, **own})
+    write_run(tmp_path / "runs" / "b", baseline(), [row(10, kl_exact=3)])
+    report = report_of(tmp_path, tmp_path / "runs")
+    assert cells(report, "mdqn + tlm")[2:] == ["+2.00", "1"]  # and the seconds; what has no rank stays out
+    assert cells(report, "ppo")[2:] == ["\N{EN DASH}", "1"]
+    assert "their debt: what is owed." in report
+    assert "No their debt of" not in report  # ppo does not measure it
+
+
+def test_molecules_of_every_row_are_drawn_the_best_first(tmp_path: Path) -> None:
     pytest.importorskip("rdkit")
-    monkeypatch.setattr(gfn_envs.Hypergrid, "to_smiles", lambda self, states: ["C"] * len(states), raising=False)
-    monkeypatch.setattr(gfn_envs.Hypergrid, "metrics", ("molecules",))
-    a = write_run(tmp_path / "runs" / "a", agent(), [row(10, l1_empirical=1)])
-    (a / "top_molecules.csv").write_text("smiles,r\nCCO,0.5\nc1ccccc1,0.9\nCCO,0.5\nnonsense(,0.7\n")
-    write_run(tmp_path / "runs" / "b", baseline(), [row(10, l1_empirical=1)])
+    env = {"env": "gfn/QM9-v0", "env_kwargs": '{"max_atoms": 7}'}
+    config = with_values(usual(env["env"]), {"env_kwargs": env["env_kwargs"]})
+    columns = columns_on(gfn_envs.make(env["env"], max_atoms=7))
+    a = write_run(tmp_path / "runs" / "a", config, [row(10, top_reward=1.0, top_log_reward=0.0)], columns)
+    best = a / "top_molecules.csv"
+    best.write_text("smiles,r\nCCO,0.5\nc1ccccc1,0.9\nCCO,0.5\nnonsense(,0.7\n")
+    write_run(tmp_path / "runs" / "b", BaselineConfig(algo="ppo", **env), [row(10, top_reward=0.5)], columns)
     report = report_of(tmp_path, tmp_path / "runs")
     assert "No best molecules of ppo: " in report
     assert "has no top_molecules.csv" in report
     assert (tmp_path / "report" / "molecules.png").stat().st_size > 2000
+    assert "r of best 100" in report
+    assert "log R of best 100" not in report
     assert molecules.read_top([a], count=2) == [("c1ccccc1", 0.9), ("nonsense(", 0.7)]
-    (a / "top_molecules.csv").write_text("molecule,r\nC,1\n")
+    best.write_text("molecule,r\nC,1\n")
     with pytest.raises(ValueError, match="lacks the columns"):
         molecules.read_top([a])
+
+
+def test_where_no_molecules_are_built_there_is_no_section_of_them(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", agent(), [row(10, l1_empirical=1)])
+    assert "Best molecules" not in report_of(tmp_path, tmp_path / "a")
 
 
 @pytest.mark.slow
@@ -205,7 +240,7 @@ def test_molecules_of_agents_and_baselines_come_from_what_they_kept(env: str, tm
     ]
     assert sweep.main([*given, "--out", str(tmp_path / "runs"), "--no-progress"]) == 0
     report = report_of(tmp_path, tmp_path / "runs")
-    assert "No molecules" not in report
+    assert "No best molecules" not in report
     assert "![Best molecules](molecules.png)" in report
 
 
@@ -216,5 +251,5 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_presets_are_found_for_ids_with_a_module() -> None:
-    assert usual("gfn_envs:gfn/Hypergrid-v0", "ppo").reward_mode == "reward"
-    assert {usual(name, "mcmc").num_envs for name in registry.registered()} == {16}
+    assert usual_baseline("gfn_envs:gfn/Hypergrid-v0", "ppo").reward_mode == "reward"
+    assert {usual_baseline(name, "mcmc").num_envs for name in registry.registered()} == {16}

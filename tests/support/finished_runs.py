@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
-from agents.config import Config, RunSettings
+import gfn_envs
+from agents.config import Config, RunSettings, usual, with_values
 from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.metric import Column, run_columns
 from agents.evaluation.settings import EvaluationSettings
 from agents.runs import compare
 from agents.runs.folder import RunFolder
 from baselines.config import BaselineConfig
-from gfn_envs import make
+from gfn_envs.dag import DAG
 
 GRID = '{"dim": 2, "side": 4}'
 Row = dict[str, float]
 
 
-def write_run(path: Path, config: RunSettings, rows: list[Row]) -> Path:
+def columns_on(dag: DAG) -> dict[str, Column]:
+    """Return how the figures of a run on that environment are shown."""
+    return run_columns(Evaluator(dag, EvaluationSettings(max_exact_edges=0)).columns())
+
+
+COLUMNS = columns_on(gfn_envs.BitSequence(8, 2))  # it has modes and a test set
+
+
+def write_run(path: Path, config: RunSettings, rows: list[Row], columns: dict[str, Column] = COLUMNS) -> Path:
     """Write what a comparison reads of a finished run."""
     path.mkdir(parents=True)
+    RunFolder(path, type(config)).write_columns(columns)
     (path / "config.json").write_text(config.to_json())
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "summary.json").write_text(json.dumps(rows[-1] if rows else {}))
-    RunFolder(path, type(config)).write_columns(shown(config.env, config.env_kwargs))
     return path
-
-
-@functools.cache
-def shown(env: str, env_kwargs: str) -> dict[str, Column]:
-    """Return how the figures of runs on an environment are shown."""
-    return run_columns(Evaluator(make(env, **json.loads(env_kwargs)), EvaluationSettings()).columns())
 
 
 def row(trajectories: int, **more: float) -> Row:
@@ -43,7 +45,7 @@ def row(trajectories: int, **more: float) -> Row:
 
 def agent(seed: int = 0, **more: Any) -> Config:
     """Return the settings of an agent's run."""
-    return Config(env_kwargs=GRID, seed=seed, **more)
+    return with_values(usual(), {"env_kwargs": GRID, "seed": seed, **more})
 
 
 def baseline(seed: int = 0, algo: str = "ppo", **more: Any) -> BaselineConfig:
