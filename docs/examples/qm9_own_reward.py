@@ -2,8 +2,8 @@
 
     python docs/examples/qm9_own_reward.py [TRAJECTORIES] [PICTURE]
 
-The reward is QED (Bickerton et al. 2012, doi 10.1038/nchem.1243), as RDKit computes it, and less for parts that chemists
-would not make. Needs the extra `molecules`.
+The reward is QED (Bickerton et al. 2012, doi 10.1038/nchem.1243) as RDKit computes it, and less for parts that chemists
+would not make. The environment is told its name, and asks it about each molecule once. Needs the extra `molecules`.
 """
 
 import sys
