@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gfn_envs.envs.graphset.dag import GraphSet
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
+    from gfn_envs.envs.qm9blocks.dag import QM9Blocks
     from gfn_envs.envs.seh.dag import SEH
     from gfn_envs.envs.tfbind8.dag import TFBind8
     from gfn_envs.exact import Enumeration, enumerate_dag
@@ -34,6 +35,7 @@ __all__ = [
     "GraphView",
     "Hypergrid",
     "LogRewards",
+    "QM9Blocks",
     "TFBind8",
     "TokenView",
     "check_dag",
@@ -53,6 +55,7 @@ _LAZY = {
     "Hypergrid": "gfn_envs.envs.hypergrid",
     "LogRewards": "gfn_envs.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
+    "QM9Blocks": "gfn_envs.envs.qm9blocks.dag",
     "SEH": "gfn_envs.envs.seh.dag",
     "TFBind8": "gfn_envs.envs.tfbind8.dag",
     "TokenView": "gfn_envs.views",
@@ -74,3 +77,4 @@ register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
 register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")
 register("gfn/TFBind8-v0", "gfn_envs.envs.tfbind8.dag:TFBind8")
 register("gfn/GraphSet-v0", "gfn_envs.envs.graphset.dag:GraphSet")
+register("gfn/QM9Blocks-v0", "gfn_envs.envs.qm9blocks.dag:QM9Blocks")

@@ -93,7 +93,7 @@ class MoleculeDAG(DAG):
         self.own_reward = own_reward(self, reward, [self.built_in], texts, "molecules")
         if mode_thresholds is None:
             mode_thresholds = () if self.own_reward else self.built_in_thresholds
-        self.mode_thresholds = _increasing(mode_thresholds)
+        self.mode_thresholds = increasing(mode_thresholds)
 
     @abstractmethod
     def built_in_rewards(self, states: Tensor) -> Tensor:
@@ -166,16 +166,22 @@ class MoleculeDAG(DAG):
 
     def draw(self, path: Tensor, axes: Axes) -> None:
         """Draw the molecule of the path's last state by RDKit, its SMILES above it."""
-        require_rdkit()
-        draw = importlib.import_module("rdkit.Chem.Draw")
         (molecule,), (text,) = self.to_molecules(path[-1:]), self.describe(path[-1:])
-        if molecule.GetNumAtoms():
-            axes.imshow(draw.MolToImage(molecule, size=(600, 600)))
-        axes.set_title("\n".join(textwrap.wrap(text, 40, break_on_hyphens=False)), fontsize=7)
-        axes.set_axis_off()
+        draw_molecule(molecule, text, axes)
 
 
-def _increasing(thresholds: Sequence[float]) -> tuple[float, ...]:
+def draw_molecule(molecule: Mol, text: str, axes: Axes) -> None:
+    """Draw an RDKit molecule with a text above it; an empty one has the text alone."""
+    require_rdkit()
+    draw = importlib.import_module("rdkit.Chem.Draw")
+    if molecule.GetNumAtoms():
+        axes.imshow(draw.MolToImage(molecule, size=(600, 600)))
+    axes.set_title("\n".join(textwrap.wrap(text, 40, break_on_hyphens=False)), fontsize=7)
+    axes.set_axis_off()
+
+
+def increasing(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """Return `mode_thresholds` in increasing order; `ValueError` for what is no list of finite numbers."""
     try:
         found = tuple(sorted(map(float, thresholds)))
     except (TypeError, ValueError):

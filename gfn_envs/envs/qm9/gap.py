@@ -26,6 +26,10 @@ AROMATIC = 4
 
 NUM_RELATIONS = 10
 
+MOST_FURTHER = MAX_ATOMS - 4
+"""In a molecule of nine atoms, no atom has more of the others further apart than three bonds. Of larger molecules these
+atoms count together as much as that, so that what an atom hears of afar does not grow with the molecule."""
+
 CHUNK = 256
 """Molecules that `predict_gap` takes at a time: what a CPU's cache holds, which is twice as fast as more."""
 
@@ -57,7 +61,9 @@ def relations(types: Tensor, orders: Tensor) -> Tensor:
     apart = present.unsqueeze(2) * present.unsqueeze(1) * (1 - itself)
     within_two = ((bonded + bonded @ bonded) > 0).float()
     within_three = ((bonded + within_two @ bonded) > 0).float()
-    distances = [(within_two - bonded) * apart, (within_three - within_two) * apart, (1 - within_three) * apart]
+    further = (1 - within_three) * apart
+    further = further * (MOST_FURTHER / further.sum(2, keepdim=True).clamp(min=MOST_FURTHER))
+    distances = [(within_two - bonded) * apart, (within_three - within_two) * apart, further]
     weights = torch.where(labels == AROMATIC, 1.5, labels.float())
     laplacians = torch.stack([torch.diag_embed(each.sum(2)) - each for each in (bonded, weights)], 1)
     graded = torch.linalg.inv_ex(itself + laplacians).inverse * apart.unsqueeze(1)
@@ -87,7 +93,8 @@ class GapNetwork(nn.Module):
     """Message passing on dense graphs that ends in the energies of the frontier orbitals, HOMO and LUMO.
 
     It treats slots alike and ignores empty ones; both Kekule structures of a ring of six give the same. Hydrogens
-    follow from the valences. Any number of slots will do; the shipped weights have seen molecules of up to 9 atoms.
+    follow from the valences. Any number of slots will do. The shipped weights have seen molecules of up to 9 atoms;
+    of larger ones the gap is an extrapolation, kept within what gaps can be by not letting sums grow with the size.
     """
 
     mean: Tensor
@@ -114,7 +121,8 @@ class GapNetwork(nn.Module):
         count, total = present.sum(1), atoms.sum(1)
         largest = torch.where(present > 0, atoms, -torch.inf).amax(1)
         largest = torch.where(count > 0, largest, 0.0)
-        return torch.cat([total / MAX_ATOMS, total / count.clamp(min=1), largest], 1)
+        # A gap does not grow with the molecule: one of more than nine atoms is read as nine of its average atoms.
+        return torch.cat([total / count.clamp(min=MAX_ATOMS), total / count.clamp(min=1), largest], 1)
 
     def orbitals(self, encoded: Tensor) -> Tensor:
         """Return the energies of HOMO and LUMO in Hartree, `[B, 2]`, of graphs `encoded [B, 3 * width]`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from gfn_envs.dag import DAG
 from gfn_envs.envs.sequences.orders import ORDERS
 from gfn_envs.envs.sequences.table import Table
 from gfn_envs.errors import choose, integer_at_least
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Texts, own_reward
 from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class SequenceDAG(DAG):
         order: `"any"`, `"prepend_append"`, `"left_to_right"` or `"insert"`.
         reward: the name of a built-in reward, a callable, or a callable named as `"module:function"`.
         built_in: the names of the built-in rewards.
-        reward_input: what a callable takes: the name given by `words_name`, for a list of words as
-            `SequenceDAG.words` writes them, or `"states"`, int64 `[n, length]` on the DAG's device.
-        words_name: what a word is called among the values of `reward_input`.
+        reward_input: what a callable takes: `"words"`, a list of words as `SequenceDAG.words` writes them, `"states"`,
+            int64 `[n, length]` on the DAG's device, or one of `more_inputs`.
+        more_inputs: other values of `reward_input`, and what writes states for them.
         device: where its tensors live.
     """
 
@@ -55,7 +55,7 @@ class SequenceDAG(DAG):
         reward: str | Callable[..., Any],
         built_in: Sequence[str],
         reward_input: str,
-        words_name: str = "words",
+        more_inputs: Mapping[str, Texts] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -65,7 +65,8 @@ class SequenceDAG(DAG):
         self.nvec = (len(self.alphabet) + 1,) * self.length
         self.num_actions, self.num_backward_actions = self._order.num_actions, self._order.num_backward_actions
         self.max_steps = self.length
-        texts = choose("reward_input", reward_input, {words_name: self.words, "states": None})
+        inputs = {"words": self.words, "states": None, **(more_inputs or {})}
+        texts = choose("reward_input", reward_input, inputs)
         self.own_reward = own_reward(self, reward, built_in, texts, "words")
         powers = [len(self.alphabet) ** place for place in reversed(range(self.length))]
         self._powers = torch.tensor(powers, dtype=torch.int64, device=self.device)

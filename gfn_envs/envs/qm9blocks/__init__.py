@@ -1,0 +1,1 @@
+"""Molecules as rows of building blocks, scored by the gap network of QM9."""
