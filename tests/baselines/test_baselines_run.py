@@ -10,13 +10,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 import gfn_envs
-from agents.config import flatten
+from agents.runs import report
 from agents.runs.folder import RunFolder
 from baselines import build as assemble
 from baselines.config import BaselineConfig, preset
 from baselines.sb3 import ROWS
 from baselines.train import main, parse
-from baselines.trainer import Session
 
 GRID = ["--env-kwargs", '{"dim": 2, "side": 4}']
 SMALL = {
@@ -47,7 +46,7 @@ def metrics_of(folder):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(Session, "draw", lambda self, folder: [])
+    monkeypatch.setattr(report, "draw", lambda folder, run: [])
 
 
 @pytest.mark.parametrize("algo", assemble.ALGORITHMS)
@@ -321,5 +320,5 @@ def test_every_setting_is_used_by_some_run():
     for name, value in changes.items():
         extra = {"algo_kwargs": "{}"} if name == "algo" else {}
         assert outcome(**{name: value, **extra}) != plain, name
-    rest = {name for name in flatten(BaselineConfig()) if not name.startswith("eval.")} - set(changes)
+    rest = {name for name in BaselineConfig().flat() if not name.startswith("eval.")} - set(changes)
     assert rest == {"device", "threads"}
