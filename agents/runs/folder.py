@@ -100,6 +100,7 @@ class RunFolder(Generic[Settings]):
         """Remove the files of an earlier run, and nothing else."""
         if not self.path.is_dir():
             return
+        self._clear_half_written()
         for file in self._own():
             file.unlink(missing_ok=True)
         for file in self.path.glob(EVENT_FILES):
@@ -111,10 +112,13 @@ class RunFolder(Generic[Settings]):
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
+        self._clear_half_written()
+        write_atomically(self.config, (config.to_json() + "\n").encode())
+
+    def _clear_half_written(self) -> None:
         for file in self._own():
             for left in self.path.glob(f".{file.name}.*"):
                 left.unlink(missing_ok=True)
-        write_atomically(self.config, (config.to_json() + "\n").encode())
 
     def _own(self) -> list[Path]:
         """Return the files that runs write here, those in `files.json` first."""
