@@ -198,7 +198,7 @@ def choose_network(name: str, env: str) -> str:
     dag = load(find(env)[0])
     if name == "auto":
         return next(each for each in registry.NETWORKS.names() if not registry.NETWORKS.find(each).fits(dag))
-    if lacking := registry.NETWORKS.find(name).fits(dag):
+    if lacking := registry.NETWORKS.find(name, "auto").fits(dag):
         raise ValueError(f"--network {name} needs {dag.__name__} to offer {lacking}.")
     return name
 
