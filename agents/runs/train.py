@@ -76,10 +76,15 @@ def parse(argv: list[str]) -> Options:
     for flag, default in {**choices, "preset": Config.preset, "resume": ""}.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
-    if known.resume:
-        config = RunFolder(Path(known.resume), Config).read_config()
-    else:
-        config = usual(known.env, known.agent, known.backward, known.network, known.preset)
+    try:
+        if known.resume:
+            config = RunFolder(Path(known.resume), Config).read_config()
+        else:
+            config = usual(known.env, known.agent, known.backward, known.network, known.preset)
+    except ValueError:
+        if not {"-h", "--help"} & set(argv):
+            raise
+        config = usual()  # help comes also with a mistake
     names = {
         "agents": registry.AGENTS.names(),
         "backward": registry.BACKWARD.names(),
