@@ -107,6 +107,7 @@ def test_log_rewards_follow_the_chains_through_acceptances_and_rejections():
     method = MetropolisHastings(DAGS["skips"], num_envs=50, seed=0)
     states, log_reward = collect(1000, method)
     torch.testing.assert_close(method.dag.log_reward(states), log_reward)
+    torch.testing.assert_close(method.dag.log_rewards(method.states).log_raw_reward, method.log_raw_reward)
     assert 0.1 < method.metrics()["acceptance"] < 0.95
 
 
