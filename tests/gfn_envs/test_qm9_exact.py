@@ -8,8 +8,9 @@ from functools import cache
 import pytest
 import torch
 
-from agents.build import build_trainer, make_dag
+from agents.build import build_trainer
 from agents.config import preset, with_values
+from agents.model import make_dag
 from gfn_envs import enumerate_dag, make
 
 CAPACITY = {1: 4, 2: 3, 3: 2, 4: 1}
