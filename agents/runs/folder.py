@@ -157,7 +157,7 @@ class RunFolder(Generic[Settings]):
                 f"{self.path} has no {self.columns.name}, which tells how its figures are shown"
             ) from None
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise RunFileError(f"{self.columns} is damaged ({_first_line(error)})") from None
+            raise RunFileError(f"{self.columns} is damaged ({first_line(error)})") from None
 
     def read_config(self) -> Settings:
         """Return the settings of the run in this folder; `RunFileError` if there is none."""
@@ -168,7 +168,7 @@ class RunFolder(Generic[Settings]):
                 f"{self.path} holds no run (no config.json): give the folder that --out named."
             ) from None
         except (ValueError, RecursionError) as error:
-            raise RunFileError(f"{self.config} cannot be used: {_first_line(error)}. Nothing was changed.") from None
+            raise RunFileError(f"{self.config} cannot be used: {first_line(error)}. Nothing was changed.") from None
 
     def save(self, trainer: Run) -> None:
         """Write the checkpoint, then what belongs to it, then the metrics that it holds."""
@@ -204,7 +204,7 @@ class RunFolder(Generic[Settings]):
             trainer.load_state_dict(content["state"])
         except Exception as error:  # whatever a foreign file's content leads to
             raise RunFileError(
-                f"{self.checkpoint} does not fit the settings in {self.config.name}: {_first_line(error)}. "
+                f"{self.checkpoint} does not fit the settings in {self.config.name}: {first_line(error)}. "
                 "Nothing was changed."
             ) from None
         return True
@@ -221,7 +221,7 @@ class RunFolder(Generic[Settings]):
                     raise ValueError(f"wrong checksum of {damaged}")
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # random bytes lead to errors of any class
-            reason = _first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
+            reason = first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
             raise RunFileError(
                 f"{self.checkpoint} is damaged or no checkpoint ({reason}). Nothing was changed; move it away to start "
                 "this run again with --resume, or use --overwrite."
@@ -272,7 +272,8 @@ def _json(values: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(strict, indent=indent, allow_nan=False)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line without a full stop, whatever its class."""
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__
