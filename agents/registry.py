@@ -173,7 +173,7 @@ register_preset("paper", "agents.presets.hypergrid:paper")
 register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")
 register_preset("default", "agents.presets.graphset:default", env="gfn/GraphSet-v0")
 register_preset("paper", "agents.presets.graphset:paper", env="gfn/GraphSet-v0")
-for _env in ("gfn/QM9Blocks-v0", "gfn/TFBind8-v0"):
+for _env in ("gfn/QM9Blocks-v0", "gfn/RNABinding-v0", "gfn/TFBind8-v0"):
     register_preset("default", "agents.presets.sequences:default", env=_env)
     register_preset("paper", "agents.presets.sequences:paper", env=_env)
 for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):

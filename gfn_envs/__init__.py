@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
     from gfn_envs.envs.qm9blocks.dag import QM9Blocks
+    from gfn_envs.envs.rnabinding.dag import RNABinding
     from gfn_envs.envs.seh.dag import SEH
     from gfn_envs.envs.tfbind8.dag import TFBind8
     from gfn_envs.exact import Enumeration, enumerate_dag
@@ -36,6 +37,7 @@ __all__ = [
     "Hypergrid",
     "LogRewards",
     "QM9Blocks",
+    "RNABinding",
     "TFBind8",
     "TokenView",
     "check_dag",
@@ -56,6 +58,7 @@ _LAZY = {
     "LogRewards": "gfn_envs.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
     "QM9Blocks": "gfn_envs.envs.qm9blocks.dag",
+    "RNABinding": "gfn_envs.envs.rnabinding.dag",
     "SEH": "gfn_envs.envs.seh.dag",
     "TFBind8": "gfn_envs.envs.tfbind8.dag",
     "TokenView": "gfn_envs.views",
@@ -78,3 +81,4 @@ register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")
 register("gfn/TFBind8-v0", "gfn_envs.envs.tfbind8.dag:TFBind8")
 register("gfn/GraphSet-v0", "gfn_envs.envs.graphset.dag:GraphSet")
 register("gfn/QM9Blocks-v0", "gfn_envs.envs.qm9blocks.dag:QM9Blocks")
+register("gfn/RNABinding-v0", "gfn_envs.envs.rnabinding.dag:RNABinding")

@@ -35,6 +35,7 @@ KNOWN = {
         "TokenStates",
         "Molecules",
     },
+    "gfn/RNABinding-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasModes", "TokenStates"},
     "gfn/TFBind8-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasModes", "TokenStates"},
     "gfn/QM9-v0": {"HasTestSet", "GraphStates", "Molecules", "ReadsSmiles", "TellsNovelty"},
     "gfn/SEH-v0": {"CountsTrajectories", "HasTestSet", "GraphStates", "Molecules"},

@@ -1,0 +1,1 @@
+"""RNA strands and how strongly they bind to a longer one."""
