@@ -29,8 +29,7 @@ class Registry(Generic[T]):
     def register(self, name: str, thing: str) -> None:
         """Let `name` stand for `"module:thing"`, in place of what it stood for before."""
         check_reference("thing", thing)
-        if not name or ":" in name or name != name.strip():
-            raise ValueError(f"the name of {self.kind} must have no colon and no outer spaces, got {name!r}.")
+        _check_name(self.kind, name)
         self._rows[name] = thing
 
     def names(self) -> list[str]:
@@ -44,6 +43,11 @@ class Registry(Generic[T]):
         ones, closest first, among them `others` that the caller knows besides).
         """
         return load(resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, ""))))
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not name or ":" in name or name != name.strip():
+        raise ValueError(f"the name of {kind} must have no colon and no outer spaces, got {name!r}.")
 
 
 def bare(name: str) -> str:
@@ -124,6 +128,7 @@ def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
         env: the id of the only environment that it is for; by default it is for all.
     """
     check_reference("preset", preset)
+    _check_name("preset", name)
     _PRESETS.setdefault(name, {})[env] = preset
 
 
