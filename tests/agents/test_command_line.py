@@ -185,7 +185,8 @@ def test_help_explains_every_flag_of_what_is_chosen(
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     flags = [name.replace("_", "-") for name in usual(**chosen).flat()]
-    flags += [f.name for f in dataclasses.fields(Options) if f.name not in ("config", "progress")] + ["no-progress"]
+    own = {"config": "", "config_file": "config", "progress": "no-progress"}
+    flags += filter(None, (own.get(field.name, field.name) for field in dataclasses.fields(Options)))
     plain = re.sub(r"[│╭╮╰╯─ ]+", " ", shown)
     for flag in flags:
         # The flag, its negation if it is a switch, its metavariable, and at least a few words.

@@ -18,7 +18,7 @@ from agents.evaluation.settings import EvaluationSettings
 from agents.objectives.balance import TrajectoryBalanceSettings
 from agents.registry import AGENTS, BACKWARD, NETWORKS
 from agents.runs.folder import RunFileError, RunFolder
-from agents.settings import Bounds, InvalidSettingError, Settings, annotations, flag_of, values_of
+from agents.settings import Bounds, InvalidSettingError, Settings, field_types, flag_of, values_of
 
 FITTING = {"graph": "gfn/QM9-v0", "transformer": "gfn/BitSequence-v0", "mlp": "gfn/Hypergrid-v0"}
 """An environment that each network fits."""
@@ -28,11 +28,11 @@ NEEDS = {"epsilon_end": {"epsilon_trajectories": 9}}
 
 def _types() -> dict[str, Any]:
     """Return the annotation of every setting of all runs and of all choices, by dotted name."""
-    types = {name: each for name, each in annotations(Config).items() if not _is_group(each)}
-    types |= {f"eval.{name}": each for name, each in annotations(EvaluationSettings).items()}
+    types = {name: each for name, each in field_types(Config).items() if not _is_group(each)}
+    types |= {f"eval.{name}": each for name, each in field_types(EvaluationSettings).items()}
     for kind, choices in CHOICES.items():
         for name in choices.names():
-            types |= {f"{kind}.{setting}": each for setting, each in annotations(choices.find(name)).items()}
+            types |= {f"{kind}.{setting}": each for setting, each in field_types(choices.find(name)).items()}
     return types
 
 
@@ -53,7 +53,7 @@ def _reading(name: str) -> Config:
     chosen: dict[str, str] = {}
     kind, dot, setting = name.partition(".")
     if dot and kind in CHOICES:
-        chosen[kind] = next(each for each in CHOICES[kind].names() if setting in annotations(CHOICES[kind].find(each)))
+        chosen[kind] = next(each for each in CHOICES[kind].names() if setting in field_types(CHOICES[kind].find(each)))
     env = FITTING[chosen.get("network", "mlp")]
     return with_values(usual(env, **{"network": "mlp", **chosen}), NEEDS.get(name, {}))
 
@@ -70,7 +70,8 @@ def _other(name: str, value: Any) -> Any:
     if bare is str:
         return {"env_kwargs": '{"dim": 3}', "device": "cpu", "preset": "paper"}[name]
     low, high = BOUNDS[name].low, BOUNDS[name].high
-    return (value + 1 if value < high else low) if bare is int else value / 2 + min(high, 1.0) / 4 + max(low, -1.0) / 4
+    others = (value + 1, value - 1) if bare is int else (0.3, 0.4, -0.3)
+    return next(each for each in others if each != value and low <= each <= high)
 
 
 def test_the_settings_looked_at_here_are_all_there_are() -> None:
@@ -245,7 +246,7 @@ def test_a_value_of_the_wrong_type_is_told_with_its_flag_wherever_it_comes_from(
 def test_a_group_of_settings_of_another_choice_is_told() -> None:
     config = usual(agent="mdqn")
     for group, other in (("agent_settings", TrajectoryBalanceSettings()), ("eval", TrajectoryBalanceSettings())):
-        with pytest.raises(InvalidSettingError, match="has settings of type .*, got TrajectoryBalanceSettings"):
+        with pytest.raises(InvalidSettingError, match=r"has settings of type .*, got TrajectoryBalanceSettings"):
             check_config(dataclasses.replace(config, **{group: other}))
     with pytest.raises(InvalidSettingError, match="--agent tb has settings of type TrajectoryBalanceSettings, got Mun"):
         check_config(dataclasses.replace(config, agent="tb"))
@@ -312,7 +313,7 @@ def test_a_setting_out_of_use_is_told_unless_it_has_its_usual_value(
 
 def test_the_end_of_a_schedule_that_is_off_is_told() -> None:
     check_config(with_values(usual(), {"epsilon_end": 0.1, "epsilon_trajectories": 100}))
-    with pytest.raises(InvalidSettingError, match="--epsilon-end 0.1 has no effect"):
+    with pytest.raises(InvalidSettingError, match=r"--epsilon-end 0\.1 has no effect"):
         check_config(with_values(usual(), {"epsilon_end": 0.1}))
 
 
