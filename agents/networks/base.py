@@ -109,7 +109,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def zero(self, name: str) -> None:
-        """Zero the last layer of a head, so that its output is 0 at every state until it learns.
+        """Zero the last layer of a head: it says the same of all actions and states, usually 0, until it learns.
 
         A head says how by a method `zero()` of its own; otherwise its last `nn.Linear` is zeroed.
         """

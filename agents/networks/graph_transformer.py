@@ -330,7 +330,7 @@ class ActionLogits(nn.Module):
     def zero(self) -> None:
         """Make all logits 0, for as long as nothing is learned."""
         with torch.no_grad():
-            for module in (self.node, self.stop, self.offsets, self.of_kind):
+            for module in filter(None, (self.node, self.stop, self.first, self.offsets, self.of_kind)):
                 for parameter in module.parameters():
                     parameter.zero_()
             self.scale.zero_()
