@@ -6,6 +6,7 @@ are registered below by the same calls that anybody uses for theirs.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -37,13 +38,14 @@ class Registry(Generic[T]):
         """Return the registered names, oldest first."""
         return list(self._rows)
 
-    def find(self, name: str) -> T:
+    def find(self, name: str, *others: str) -> T:
         """Return what a name stands for; `"module:name"` first imports the module that registers the name.
 
         Raises `ValueError` for a module that cannot be imported, for an unknown name (the message lists the known ones,
-        closest first), and for a name that stands for something else than this kind of choice.
+        closest first, among them `others` that the caller knows besides), and for a name that stands for something else
+        than this kind of choice.
         """
-        thing = resolve(self.kind, name, self._rows)
+        thing = resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, "")))
         found = load(thing)
         if self.base and not (isinstance(found, type) and issubclass(found, load(self.base))):
             wanted = self.base.replace(":", ".")

@@ -20,7 +20,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from agents.config import RunSettings
+from agents.config import RunSettings, json_object
 from agents.runs.command import FLAG
 from agents.runs.folder import RunFolder, write_atomically
 from agents.runs.kinds import AGENT, BASELINE, RunKind, Task, find_kind
@@ -103,6 +103,7 @@ class Job:
 def plan(options: Options) -> list[Job]:
     """Return the jobs, a seed of every method before the next; `ValueError` for an unknown name or number."""
     find(options.env)
+    json_object("--env-kwargs", options.env_kwargs)
     for name in ("trajectories", "evaluations", "jobs"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")

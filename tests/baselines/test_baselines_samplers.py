@@ -9,7 +9,6 @@ from toy_dags import Bag, Skips, Subsets
 
 from baselines.samplers import MetropolisHastings, RandomPolicy
 from gfn_envs import Hypergrid, enumerate_dag
-from gfn_envs.exact import canonical
 
 
 class SymmetricBag(Bag):
@@ -46,7 +45,7 @@ def kernel(dag, mean_back):
     stay = 1 - 1 / mean_back
 
     def name(state):
-        return tuple(canonical(dag, state[None])[0].tolist())
+        return tuple(dag.canonical(state[None])[0].tolist())
 
     places = {name(exact.states[i]): rank for rank, i in enumerate(exact.terminal.tolist())}
 
@@ -107,6 +106,7 @@ def test_log_rewards_follow_the_chains_through_acceptances_and_rejections():
     method = MetropolisHastings(DAGS["skips"], num_envs=50, seed=0)
     states, log_reward = collect(1000, method)
     torch.testing.assert_close(method.dag.log_reward(states), log_reward)
+    torch.testing.assert_close(method.dag.log_rewards(method.states).log_raw_reward, method.log_raw_reward)
     assert 0.1 < method.metrics()["acceptance"] < 0.95
 
 
