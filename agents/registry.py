@@ -20,10 +20,11 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the names are of, for messages: `"agent"`.
+        base: the class that the things are subclasses of, as `"module:Class"`; empty where they are no classes.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: str = "") -> None:
+        self.kind, self.base = kind, base
         self._rows: dict[str, str] = {}
 
     def register(self, name: str, thing: str) -> None:
@@ -39,10 +40,16 @@ class Registry(Generic[T]):
     def find(self, name: str, *others: str) -> T:
         """Return what a name stands for; `"module:name"` first imports the module that registers the name.
 
-        Raises `ValueError` for a module that cannot be imported and for an unknown name (the message lists the known
-        ones, closest first, among them `others` that the caller knows besides).
+        Raises `ValueError` for a module that cannot be imported, for an unknown name (the message lists the known ones,
+        closest first, among them `others` that the caller knows besides), and for a name that stands for something else
+        than this kind of choice.
         """
-        return load(resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, ""))))
+        thing = resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, "")))
+        found = load(thing)
+        if self.base and not (isinstance(found, type) and issubclass(found, load(self.base))):
+            wanted = self.base.replace(":", ".")
+            raise ValueError(f"the {self.kind} {name!r} stands for {thing!r}, which is no subclass of {wanted}.")
+        return found
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -55,10 +62,10 @@ def bare(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-AGENTS: Registry[Any] = Registry("agent")
-BACKWARD: Registry[Any] = Registry("backward policy")
-NETWORKS: Registry[Any] = Registry("network")
-METRICS: Registry[Any] = Registry("metric")
+AGENTS: Registry[Any] = Registry("agent", "agents:AgentSettings")
+BACKWARD: Registry[Any] = Registry("backward policy", "agents:BackwardSettings")
+NETWORKS: Registry[Any] = Registry("network", "agents:NetworkSettings")
+METRICS: Registry[Any] = Registry("metric", "agents:Metric")
 
 
 def register_agent(name: str, settings: str) -> None:
