@@ -16,7 +16,7 @@ from gfn_envs import registry
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing at the end of a run: that takes longer than the run."""
-    monkeypatch.setattr(report, "draw_all", lambda trainer, folder: [])
+    monkeypatch.setattr(report, "draw", lambda folder, run: [])
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return a finished run's files."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_all", lambda trainer, folder: [])
+        patch.setattr(report, "draw", lambda folder, run: [])
         assert main([*SHORT, "--out", str(folder)]) == 0
     return contents(folder)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from run_files import (
     BASE,
+    DRAWN,
     MDQN,
     RUN_FILES,
     SHORT,
@@ -23,7 +24,7 @@ from run_files import (
 
 from agents.config import Config
 from agents.runs import report
-from agents.runs.folder import PICTURES, RunFolder
+from agents.runs.folder import RunFolder
 from agents.runs.train import main
 from agents.trainer import Trainer
 
@@ -41,7 +42,7 @@ def whole_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("whole")
     arguments = [*COMBINATIONS[request.param], "--trajectories", "240"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_all", lambda trainer, folder: [])
+        patch.setattr(report, "draw", lambda folder, run: [])
         assert main([*arguments, "--out", str(folder)]) == 0
     return arguments, folder
 
@@ -116,7 +117,7 @@ def test_a_killed_process_goes_on_bit_identically(combination: str, tmp_path: Pa
     assert len(metrics_of(killed)) < 20
     assert main(["--resume", str(killed), "--no-progress"]) == 0
     assert_same_run(killed, tmp_path / "whole")
-    assert set(contents(killed)) == RUN_FILES - set(PICTURES)
+    assert set(contents(killed)) == RUN_FILES - set(DRAWN)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -136,7 +137,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, no_pictures: N
     assert main([*SHORT, "--out", str(tmp_path)]) == 0
     (tmp_path / ".checkpoint.pt.12345").write_bytes(b"half")
     assert main(["--resume", str(tmp_path), "--no-progress"]) == 0
-    assert set(contents(tmp_path)) == RUN_FILES - set(PICTURES)
+    assert set(contents(tmp_path)) == RUN_FILES - set(DRAWN)
 
 
 def test_an_extended_run_equals_a_straight_one(

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from run_files import RUN_FILES, SHORT, contents, refused, state_of
+from run_files import DRAWN, RUN_FILES, SHORT, contents, refused, state_of
 
+from agents.config import Config
 from agents.runs import folder as checkpoint
-from agents.runs.folder import PICTURES
+from agents.runs.folder import RunFolder
 from agents.runs.train import main
 
 # Damaged and foreign files
@@ -141,11 +142,11 @@ def test_overwrite_replaces_the_run_and_keeps_other_files(copy_of_run: Path, no_
     (copy_of_run / "deeper").mkdir()
     for name, data in unrelated.items():
         (copy_of_run / name).write_bytes(data)
-    for name in ("trajectories.png", "events.out.tfevents.1"):
-        (copy_of_run / name).write_bytes(b"of the old run")
+    RunFolder(copy_of_run, Config).write("old.png", b"of the old run")
+    (copy_of_run / "events.out.tfevents.1").write_bytes(b"of the old run")
     assert main([*SHORT, "--seed", "1", "--out", str(copy_of_run), "--overwrite"]) == 0
     after = contents(copy_of_run)
-    assert set(after) == (RUN_FILES - set(PICTURES)) | set(unrelated)
+    assert set(after) == (RUN_FILES - set(DRAWN)) | set(unrelated)
     assert after.items() >= unrelated.items()
     assert json.loads(after["config.json"])["seed"] == 1
 
@@ -168,7 +169,7 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path, capsys: pytes
     assert contents(tmp_path) == {"file": b"mine"}
 
 
-@pytest.mark.parametrize("written", [4, 5, 6])
+@pytest.mark.parametrize("written", [6, 7, 8])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_litter(
     call: str,
@@ -182,7 +183,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_litter(
 
     def full(*arguments: object) -> object:
         calls.append(arguments)
-        if len(calls) > written:  # config, then checkpoint, policy and metrics of each evaluation
+        if len(calls) > written:  # config, columns; checkpoint, files, policy and metrics; then the same but files
             raise OSError(28, "No space left on device")
         return working(*arguments)
 
@@ -190,11 +191,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_litter(
         patch.setattr(os, call, full)
         assert main([*SHORT, "--out", str(tmp_path)]) == 1
     message = capsys.readouterr().err
-    name = ["checkpoint.pt", "policy.safetensors", "metrics.jsonl"][written - 4]
+    name = ["checkpoint.pt", "policy.safetensors", "metrics.jsonl"][written - 6]
     assert f"cannot write {tmp_path / name}: No space left on device" in message
     assert f"--resume {tmp_path}" in message
-    assert set(contents(tmp_path)) == RUN_FILES - {"summary.json"} - set(PICTURES)
-    assert state_of(tmp_path)["iteration"] == (12 if written == 4 else 24)
+    assert set(contents(tmp_path)) == RUN_FILES - {"summary.json"} - set(DRAWN)
+    assert state_of(tmp_path)["iteration"] == (12 if written == 6 else 24)
     assert main(["--resume", str(tmp_path), "--no-progress"]) == 0
 
 

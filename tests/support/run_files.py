@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from agents.runs.folder import PICTURES
 from agents.runs.train import main
 
 SCRIPT = Path(__file__).parents[2] / "agents" / "run.py"
 TIMES = {"seconds", "iterations_per_second", "test_seconds"}
-DRAWN = sorted(set(PICTURES) - {"likelihood.png", "top_molecules.png"})  # a grid has no test set, and no molecules
-RUN_FILES = {"config.json", "metrics.jsonl", "checkpoint.pt", "policy.safetensors", "summary.json", *DRAWN}
+DRAWN = ["distribution.png", "learning_curve.png", "trajectories.png"]
+"""Pictures of a grid, which has no test set and no molecules."""
+RUN_FILES = {"config.json", "columns.json", "metrics.jsonl", "checkpoint.pt", "policy.safetensors", "summary.json"}
+RUN_FILES |= {"files.json", *DRAWN}
+"""Files of a run that is finished."""
 
 BASE = ["--env-kwargs", '{"dim": 2, "side": 4}', "--batch-size", "4", "--eval-every", "12", "--network.width", "8"]
 BASE += ["--no-progress"]
