@@ -182,10 +182,10 @@ class Config(RunSettings):
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
-        names = {kind: values.get(kind, getattr(cls, kind)) for kind in CHOICES}
-        groups = {kind + _SECTION: CHOICES[kind].find(name)() for kind, name in names.items()}
-        made = dataclasses.replace(cls(**groups), **names)
-        return with_values(made, values)
+        # The names are made first: that refuses one of the wrong type before it is looked up.
+        chosen = make(cls, {kind: values[kind] for kind in CHOICES if kind in values}, "")
+        groups = {kind + _SECTION: choices.find(getattr(chosen, kind))() for kind, choices in CHOICES.items()}
+        return with_values(dataclasses.replace(chosen, **groups), values)
 
 
 CHOICES = {"agent": registry.AGENTS, "backward": registry.BACKWARD, "network": registry.NETWORKS}
@@ -222,7 +222,7 @@ def choose_network(name: str, env: str) -> str:
     dag = load(find(env)[0])
     if name == "auto":
         return next(each for each in registry.NETWORKS.names() if not registry.NETWORKS.find(each).fits(dag))
-    if lacking := registry.NETWORKS.find(name).fits(dag):
+    if lacking := registry.NETWORKS.find(name, "auto").fits(dag):
         raise ValueError(f"--network {name} needs {dag.__name__} to offer {lacking}.")
     return name
 

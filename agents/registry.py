@@ -6,6 +6,7 @@ are registered below by the same calls that anybody uses for theirs.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -36,13 +37,13 @@ class Registry(Generic[T]):
         """Return the registered names, oldest first."""
         return list(self._rows)
 
-    def find(self, name: str) -> T:
+    def find(self, name: str, *others: str) -> T:
         """Return what a name stands for; `"module:name"` first imports the module that registers the name.
 
         Raises `ValueError` for a module that cannot be imported and for an unknown name (the message lists the known
-        ones, closest first).
+        ones, closest first, among them `others` that the caller knows besides).
         """
-        return load(resolve(self.kind, name, self._rows))
+        return load(resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, ""))))
 
 
 def bare(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -18,13 +18,15 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
-from baselines.algorithms import SB3Algorithm
 from baselines.base import Baseline, Progress
 from baselines.config import BaselineConfig
 from baselines.vec_env import ToSB3VecEnv
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.errors import choose
 from gfn_envs.registry import load
+
+if TYPE_CHECKING:
+    from baselines.algorithms import SB3Algorithm
 
 
 class IntExtractor(FlattenExtractor):

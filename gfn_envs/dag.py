@@ -124,12 +124,6 @@ class DAG(ABC):
         """Return log |Aut|, float32 `[B]`: the log of the number of renamings of slots that change nothing."""
         return torch.zeros(len(states), device=states.device)
 
-    def offers(self, method: str) -> bool:
-        # To be removed with its last caller: `isinstance(dag, <a protocol of gfn_envs.abilities>)` takes its place.
-        if method in ("canonical", "log_symmetry"):
-            return self.renames_slots
-        return callable(getattr(self, method, None)) and (method != "modes_hit" or self.num_modes > 0)
-
     def describe(self, states: Tensor) -> list[str]:
         """Return one line of text for each of `states [B, d]`."""
         return [" ".join(map(str, row)) for row in states.tolist()]

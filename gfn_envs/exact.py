@@ -186,19 +186,6 @@ class Enumeration:
         return [(start, end) for start, end in bounds if start < end]
 
 
-# The next three are to be removed with their last callers: methods of `DAG` take their place.
-def canonical(dag: DAG, states: Tensor) -> Tensor:
-    return dag.canonical(states)
-
-
-def log_symmetry(dag: DAG, states: Tensor) -> Tensor:
-    return dag.log_symmetry(states)
-
-
-def reported_log_reward(dag: DAG, states: Tensor, log_reward: Tensor) -> Tensor:
-    return dag.log_rewards(states).log_raw_reward.double()
-
-
 def first_of(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the distinct ones of int64 `keys [B]`, the place of each key among them, and where each first occurs."""
     distinct, inverse = torch.unique(keys, return_inverse=True)

@@ -39,6 +39,8 @@ class Task:
     """Id of the environment."""
     env_kwargs: str
     """Its keyword arguments as JSON."""
+    preset: str
+    """Named defaults of the agents' runs."""
     metrics: tuple[str, ...]
     """Metrics besides the usual ones."""
     trajectories: int
@@ -99,7 +101,7 @@ class RunKind(ABC):
 
 
 class AgentRun(RunKind):
-    """A run of `agents/run.py`; a sweep names it AGENT+BACKWARD."""
+    """A run of `agents/run.py`; a sweep names it AGENT+BACKWARD, or AGENT+BACKWARD+NETWORK."""
 
     settings = Config
     script = "agents/run.py"
@@ -108,8 +110,9 @@ class AgentRun(RunKind):
         return f"{bare(str(values['agent']))} + {bare(str(values['backward']))}"
 
     def planned(self, method: str, task: Task) -> Config:
-        agent, _, backward = method.partition("+")
-        config = usual(task.env, agent, backward)
+        agent, _, rest = method.partition("+")
+        backward, _, network = rest.partition("+")
+        config = usual(task.env, agent, backward, network or "auto", task.preset)
         config = dataclasses.replace(config, **task.values(config.batch_size))
         check_config(config)
         return config

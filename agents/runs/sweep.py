@@ -20,7 +20,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from agents.config import RunSettings
+from agents.config import RunSettings, json_object
 from agents.runs.command import FLAG
 from agents.runs.folder import RunFolder, write_atomically
 from agents.runs.kinds import AGENT, BASELINE, RunKind, Task, find_kind
@@ -29,9 +29,9 @@ from gfn_envs.registry import find
 ROOT = Path(__file__).resolve().parents[2]
 HELP = """Run methods with several seeds for the same number of trajectories, some at a time.
 
-A method is AGENT+BACKWARD of agents/run.py or an --algo of baselines/run.py, with defaults for the environment; a
-reward mode other than the default follows a colon. Each name may be MODULE:NAME, which first imports the module that
-registers it.
+A method is AGENT+BACKWARD or AGENT+BACKWARD+NETWORK of agents/run.py, or an --algo of baselines/run.py, with defaults
+for the environment; a reward mode other than the default follows a colon. Each name may be MODULE:NAME, which first
+imports the module that registers it.
 
   python agents/sweep.py --out runs/compare
   python agents/sweep.py --methods mdqn+tlm maskable_ppo maskable_ppo:soft mcmc --seeds 0 1 --out runs/few
@@ -49,13 +49,15 @@ class Options:
     methods: tuple[str, ...] = (
         "mdqn+tlm", "db+tlm", "tb+uniform", "maskable_ppo", "maskable_ppo:soft", "ppo", "dqn", "random", "mcmc",
     )  # fmt: skip
-    """AGENT+BACKWARD or a baseline, with :REWARD_MODE where that is not the default."""
+    """AGENT+BACKWARD[+NETWORK], or a baseline with :REWARD_MODE where that is not the default."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON."""
+    preset: str = "default"
+    """Named defaults of the agents' runs; what is given here overrides them."""
     metrics: tuple[str, ...] = ()
     """Metrics besides the usual ones."""
     trajectories: int = 48_000
@@ -101,6 +103,7 @@ class Job:
 def plan(options: Options) -> list[Job]:
     """Return the jobs, a seed of every method before the next; `ValueError` for an unknown name or number."""
     find(options.env)
+    json_object("--env-kwargs", options.env_kwargs)
     for name in ("trajectories", "evaluations", "jobs"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
@@ -112,7 +115,8 @@ def plan(options: Options) -> list[Job]:
 
 def _job(options: Options, method: str, seed: int) -> Job:
     kind = find_kind(AGENT if "+" in method else BASELINE)
-    task = Task(options.env, options.env_kwargs, options.metrics, options.trajectories, options.evaluations, seed)
+    common = ("env", "env_kwargs", "preset", "metrics", "trajectories", "evaluations")
+    task = Task(**{name: getattr(options, name) for name in common}, seed=seed)
     try:
         config = kind.planned(method, task)
     except (ValueError, ModuleNotFoundError) as error:

@@ -79,9 +79,14 @@ def parse(argv: list[str]) -> Options:
     for flag, default in {**choices, "preset": Config.preset, "resume": "", "config": ""}.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
-    config = command.recorded(known.resume, known.config, Config)
-    if config is None:
-        config = usual(known.env, known.agent, known.backward, known.network, known.preset)
+    try:
+        config = command.recorded(known.resume, known.config, Config)
+        if config is None:
+            config = usual(known.env, known.agent, known.backward, known.network, known.preset)
+    except ValueError:
+        if not {"-h", "--help"} & set(argv):
+            raise
+        config = usual()  # help comes also with a mistake
     names = {
         "agents": registry.AGENTS.names(),
         "backward": registry.BACKWARD.names(),

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from run_files import DRAWN, RUN_FILES, SHORT, contents, refused, state_of
+from run_files import RUN_FILES, SHORT, contents, refused, state_of
 
 from agents.config import Config
+from agents.policy import load
 from agents.runs import folder as checkpoint
-from agents.runs.folder import RunFolder
+from agents.runs.folder import RunFileError, RunFolder
 from agents.runs.train import main
+from agents.trainer import Trainer
 
 # Damaged and foreign files
 
@@ -139,16 +141,32 @@ def test_a_folder_that_holds_a_run_is_refused(copy_of_run: Path, capsys: pytest.
 
 def test_overwrite_replaces_the_run_and_keeps_other_files(copy_of_run: Path, no_pictures: None) -> None:
     unrelated = {"notes.txt": b"mine", "photo.png": b"mine too", "deeper/config.json": b"{}", ".hidden": b""}
+    unrelated["learning_curve.png"] = b"mine by chance, as the run drew none"
     (copy_of_run / "deeper").mkdir()
     for name, data in unrelated.items():
         (copy_of_run / name).write_bytes(data)
-    RunFolder(copy_of_run, Config).write("old.png", b"of the old run")
+    RunFolder(copy_of_run, Config).write("trajectories.png", b"of the old run")
     (copy_of_run / "events.out.tfevents.1").write_bytes(b"of the old run")
     assert main([*SHORT, "--seed", "1", "--out", str(copy_of_run), "--overwrite"]) == 0
     after = contents(copy_of_run)
-    assert set(after) == (RUN_FILES - set(DRAWN)) | set(unrelated)
+    assert set(after) == RUN_FILES | set(unrelated)
     assert after.items() >= unrelated.items()
     assert json.loads(after["config.json"])["seed"] == 1
+
+
+def test_nothing_is_left_of_the_old_run_when_the_new_one_begins(
+    copy_of_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    for name in (".checkpoint.pt.123", ".policy.safetensors.123"):
+        (copy_of_run / name).write_bytes(b"left half written by a kill")
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    assert main([*SHORT, "--seed", "1", "--out", str(copy_of_run), "--overwrite"]) == 130
+    assert set(contents(copy_of_run)) == {"config.json", "columns.json"}
+    with pytest.raises(RunFileError, match="has not been evaluated yet"):
+        load(copy_of_run)
 
 
 @pytest.mark.parametrize("wrong", [["--env-kwargs", '{"side": 1}'], ["--agent.lr", "-1"], ["--tensorboard"]])
@@ -183,7 +201,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_litter(
 
     def full(*arguments: object) -> object:
         calls.append(arguments)
-        if len(calls) > written:  # config, columns; checkpoint, files, policy and metrics; then the same but files
+        if len(calls) > written:  # two of the folder, four of the first evaluation, three of the second
             raise OSError(28, "No space left on device")
         return working(*arguments)
 
@@ -194,7 +212,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_litter(
     name = ["checkpoint.pt", "policy.safetensors", "metrics.jsonl"][written - 6]
     assert f"cannot write {tmp_path / name}: No space left on device" in message
     assert f"--resume {tmp_path}" in message
-    assert set(contents(tmp_path)) == RUN_FILES - {"summary.json"} - set(DRAWN)
+    assert set(contents(tmp_path)) == RUN_FILES - {"summary.json"}
     assert state_of(tmp_path)["iteration"] == (12 if written == 6 else 24)
     assert main(["--resume", str(tmp_path), "--no-progress"]) == 0
 

@@ -1,7 +1,12 @@
 """The baselines' command line: files, metrics, what it counts, what it refuses, and going on."""
 
+from __future__ import annotations
+
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import gfn_envs
 from agents.model import make_dag
+from agents.runs import report
 from agents.runs.folder import RunFolder
 from baselines.algorithms import SB3Algorithm
 from baselines.build import build_trainer
@@ -36,7 +42,7 @@ OF_SB3 = [name for name in ALGORITHMS.names() if isinstance(ALGORITHMS.find(name
 TIMES = {"seconds", "steps_per_second", "test_seconds"}
 
 
-def arguments(algo, folder, *more):
+def arguments(algo: str, folder: Path, *more: str) -> list[str]:
     net = {"policy_kwargs": {"net_arch": [8]}} if algo in OF_SB3 else {}
     kwargs = json.dumps({**net, **SMALL.get(algo, {})})
     given = ["--algo", algo, "--algo-kwargs", kwargs, "--num-envs", "4", "--trajectories", "90", "--eval-every", "40"]
@@ -47,17 +53,17 @@ def trainer_of(config: BaselineConfig) -> Trainer:
     return build_trainer(config, make_dag(config))
 
 
-def metrics_of(folder):
+def metrics_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr("agents.runs.report.draw", lambda folder, run: [])
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "draw", lambda folder, run: [])
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS.names())
-def test_every_algorithm_leaves_the_files_and_metrics_of_a_run(algo, tmp_path):
+def test_every_algorithm_leaves_the_files_and_metrics_of_a_run(algo: str, tmp_path: Path) -> None:
     assert main([*arguments(algo, tmp_path), *GRID]) == 0
     rows = metrics_of(tmp_path)
     assert [row["trajectories"] // 40 for row in rows] == [1, 2, 2]
@@ -82,7 +88,9 @@ def test_every_algorithm_leaves_the_files_and_metrics_of_a_run(algo, tmp_path):
 @pytest.mark.parametrize("mode", ["log_reward", "reward", "soft"])
 @pytest.mark.parametrize("algo", ["maskable_ppo", "dqn", "random", "mcmc"])
 @pytest.mark.parametrize("env", gfn_envs.registered())
-def test_every_environment_and_reward_mode_runs(env, algo, mode, tmp_path, no_pictures):
+def test_every_environment_and_reward_mode_runs(
+    env: str, algo: str, mode: str, tmp_path: Path, no_pictures: None
+) -> None:
     if algo in ("random", "mcmc") and mode != usual(env, algo).reward_mode:
         pytest.skip("is paid nothing")
     # An algorithm without masks may come to prefer to stay where it is: steps end the run, too.
@@ -105,11 +113,11 @@ def test_every_environment_and_reward_mode_runs(env, algo, mode, tmp_path, no_pi
 class Counter(BaseCallback):
     """Counts objects, their reward and steps as SB3 itself sees them."""
 
-    def __init__(self, report):
+    def __init__(self, report: Callable[[], bool]) -> None:
         super().__init__()
-        self.report, self.rewards, self.steps, self.invalid = report, [], 0, 0
+        self.report, self.rewards, self.steps, self.invalid = report, list[float](), 0, 0
 
-    def _on_step(self):
+    def _on_step(self) -> bool:
         for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
             self.steps += 1
             self.invalid += bool(info["invalid_action"])
@@ -118,7 +126,7 @@ class Counter(BaseCallback):
         return self.report()
 
 
-def test_what_is_counted_is_what_sb3_is_told(monkeypatch):
+def test_what_is_counted_is_what_sb3_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     counters = []
     monkeypatch.setattr("baselines.sb3._Callback", lambda report: counters.append(Counter(report)) or counters[-1])
     kwargs = {"algo": "ppo", "env_kwargs": '{"dim": 2, "side": 3}', "trajectories": 200, "num_envs": 5}
@@ -134,7 +142,7 @@ def test_what_is_counted_is_what_sb3_is_told(monkeypatch):
     assert legal - 5 * trainer.dag.max_steps <= metrics["mean_length"] * metrics["trajectories"] <= legal
 
 
-def test_the_exact_distribution_is_where_the_policy_ends_when_its_actions_are_legal():
+def test_the_exact_distribution_is_where_the_policy_ends_when_its_actions_are_legal() -> None:
     config = BaselineConfig(algo="ppo", env_kwargs='{"dim": 2, "side": 3}', num_envs=4)
     trainer = trainer_of(config)
     model, dag, exact = trainer.baseline.model, trainer.dag, trainer.evaluator.enumeration
@@ -150,7 +158,7 @@ def test_the_exact_distribution_is_where_the_policy_ends_when_its_actions_are_le
 
 
 @pytest.mark.parametrize("algo", ["dqn", "qrdqn"])
-def test_the_exact_distribution_of_a_q_learner_is_its_greedy_object(algo):
+def test_the_exact_distribution_of_a_q_learner_is_its_greedy_object(algo: str) -> None:
     trainer = trainer_of(BaselineConfig(algo=algo, env_kwargs='{"dim": 2, "side": 3}', num_envs=2))
     model, dag, exact = trainer.baseline.model, trainer.dag, trainer.evaluator.enumeration
     p = exact.terminal_distribution(trainer.baseline.policy())
@@ -166,7 +174,7 @@ def test_the_exact_distribution_of_a_q_learner_is_its_greedy_object(algo):
         assert (state[0, :2] <= best[:2]).all()
 
 
-def test_networks_on_renamed_slots_have_no_exact_distribution(monkeypatch):
+def test_networks_on_renamed_slots_have_no_exact_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     from toy_dags import Bag
 
     gfn_envs.register("my/Bag-v0", "toy_dags:Bag")
@@ -178,7 +186,7 @@ def test_networks_on_renamed_slots_have_no_exact_distribution(monkeypatch):
 
 
 @pytest.mark.parametrize("algo", ["random", "mcmc"])
-def test_samplers_go_on_to_the_same_bits(algo, tmp_path, no_pictures):
+def test_samplers_go_on_to_the_same_bits(algo: str, tmp_path: Path, no_pictures: None) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main([*arguments(algo, whole), *GRID, "--trajectories", "160"]) == 0
     assert main([*arguments(algo, parts), *GRID, "--trajectories", "80"]) == 0
@@ -188,7 +196,7 @@ def test_samplers_go_on_to_the_same_bits(algo, tmp_path, no_pictures):
 
 
 @pytest.mark.parametrize("algo", ["maskable_ppo", "dqn"])
-def test_sb3_goes_on_with_weights_optimizer_and_replay(algo, tmp_path, no_pictures):
+def test_sb3_goes_on_with_weights_optimizer_and_replay(algo: str, tmp_path: Path, no_pictures: None) -> None:
     assert main([*arguments(algo, tmp_path), *GRID]) == 0
     config = RunFolder(tmp_path, BaselineConfig).read_config()
     loaded = trainer_of(config)
@@ -206,7 +214,7 @@ def test_sb3_goes_on_with_weights_optimizer_and_replay(algo, tmp_path, no_pictur
     assert rows[-1]["steps"] > rows[-3]["steps"]
 
 
-def test_the_model_loads_with_sb3_alone(tmp_path, no_pictures):
+def test_the_model_loads_with_sb3_alone(tmp_path: Path, no_pictures: None) -> None:
     assert main([*arguments("ppo", tmp_path), *GRID]) == 0
     model = PPO.load(tmp_path / "model.zip")
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["baseline"]["parameters"]["policy"]
@@ -214,7 +222,7 @@ def test_the_model_loads_with_sb3_alone(tmp_path, no_pictures):
         assert torch.equal(value, saved[name])
 
 
-def test_schedules_follow_the_objects_done():
+def test_schedules_follow_the_objects_done() -> None:
     config = BaselineConfig(
         algo="dqn", env_kwargs='{"dim": 2, "side": 4}', trajectories=200, eval_every=50, num_envs=2,
         algo_kwargs=json.dumps({**SMALL["dqn"], "exploration_fraction": 0.5, "exploration_final_eps": 0.1}),
@@ -225,7 +233,7 @@ def test_schedules_follow_the_objects_done():
     assert rates == pytest.approx([0.55, 0.1, 0.1, 0.1], abs=0.03)
 
 
-def test_steps_alone_end_a_run_where_they_are_given_alone(tmp_path, no_pictures):
+def test_steps_alone_end_a_run_where_they_are_given_alone(tmp_path: Path, no_pictures: None) -> None:
     assert (
         main(["--algo", "ppo", "--steps", "300", "--num-envs", "4", *GRID, "--out", str(tmp_path), "--no-progress"])
         == 0
@@ -240,6 +248,8 @@ def test_steps_alone_end_a_run_where_they_are_given_alone(tmp_path, no_pictures)
     [
         (["--algo", "pp0"], "Unknown algorithm 'pp0'. Known, closest first: ppo"),
         (["--algo", "sac"], "Unknown algorithm 'sac'"),
+        (["--algo", "no_such_module:mine"], "cannot import 'no_such_module'"),
+        (["--metrics", "mods"], "Unknown metric 'mods'. Known, closest first: modes"),
         (["--env", "gfn/Hypergird-v0"], "Unknown environment id"),
         (["--env-kwargs", '{"sides": 4}'], "Unknown keyword argument of Hypergrid 'sides'"),
         (["--env-kwargs", "{"], "--env-kwargs is not JSON"),
@@ -253,7 +263,9 @@ def test_steps_alone_end_a_run_where_they_are_given_alone(tmp_path, no_pictures)
         (["--resume", "no/such"], "holds no run"),
     ],
 )
-def test_wrong_input_is_refused_with_code_2_and_nothing_is_written(given, message, tmp_path, monkeypatch, capsys):
+def test_wrong_input_is_refused_with_code_2_and_nothing_is_written(
+    given: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*given, "--no-progress"]) == 2
     assert message in capsys.readouterr().err
@@ -261,7 +273,9 @@ def test_wrong_input_is_refused_with_code_2_and_nothing_is_written(given, messag
 
 
 @pytest.mark.parametrize("wrong", [{"n_steps": 0}, {"n_steps": 16, "batch_size": -3}])
-def test_arguments_that_fail_inside_the_library_are_named(wrong, tmp_path, capsys):
+def test_arguments_that_fail_inside_the_library_are_named(
+    wrong: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = [*arguments("maskable_ppo", tmp_path), "--algo-kwargs", json.dumps(wrong), *GRID]
     assert main(given) in (1, 2)
     error = capsys.readouterr().err
@@ -269,7 +283,7 @@ def test_arguments_that_fail_inside_the_library_are_named(wrong, tmp_path, capsy
     assert "Traceback" not in error
 
 
-def test_random_molecules_are_written_with_their_likelihood(tmp_path, no_pictures):
+def test_random_molecules_are_written_with_their_likelihood(tmp_path: Path, no_pictures: None) -> None:
     given = [*arguments("random", tmp_path), "--env", "gfn/QM9-v0", "--eval.samples", "30", "--eval.test-every", "0"]
     assert main(given) == 0
     lines = (tmp_path / "samples.csv").read_text().splitlines()
@@ -277,7 +291,9 @@ def test_random_molecules_are_written_with_their_likelihood(tmp_path, no_picture
     assert len(lines) == 31
 
 
-def test_a_run_is_not_overwritten_unless_told(tmp_path, capsys, no_pictures):
+def test_a_run_is_not_overwritten_unless_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_pictures: None
+) -> None:
     run = [*arguments("random", tmp_path), *GRID]
     assert main(run) == 0
     assert main(run) == 2
@@ -290,7 +306,7 @@ def test_a_run_is_not_overwritten_unless_told(tmp_path, capsys, no_pictures):
     assert main(["--resume", str(tmp_path), "--no-progress"]) == 0  # nothing left to do
 
 
-def test_tensorboard_gets_every_evaluation(tmp_path, no_pictures):
+def test_tensorboard_gets_every_evaluation(tmp_path: Path, no_pictures: None) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert main([*arguments("maskable_ppo", tmp_path), *GRID, "--tensorboard"]) == 0
@@ -298,7 +314,7 @@ def test_tensorboard_gets_every_evaluation(tmp_path, no_pictures):
     assert len(events.Scalars("total_variation_exact")) == len(metrics_of(tmp_path))
 
 
-def test_help_lists_what_there_is(capsys):
+def test_help_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
@@ -307,11 +323,11 @@ def test_help_lists_what_there_is(capsys):
         assert name in text
 
 
-def test_every_setting_is_used_by_some_run():
+def test_every_setting_is_used_by_some_run() -> None:
     base = {"env_kwargs": '{"dim": 2, "side": 4}', "trajectories": 60, "eval_every": 30, "num_envs": 4}
     base |= {"reward_mode": "reward"}
 
-    def outcome(**changed):
+    def outcome(**changed: Any) -> list[dict[str, float]]:
         algo_kwargs = json.dumps({**SMALL["maskable_ppo"], "policy_kwargs": {"net_arch": [8]}})
         trainer = trainer_of(BaselineConfig(**{"algo_kwargs": algo_kwargs, **base, **changed}))
         trainer.train(lambda metrics: None, lambda: False, progress=False)

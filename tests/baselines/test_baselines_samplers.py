@@ -9,7 +9,6 @@ from toy_dags import Bag, Skips, Subsets
 
 from baselines.samplers import MetropolisHastings, RandomPolicy
 from gfn_envs import Hypergrid, enumerate_dag
-from gfn_envs.exact import canonical
 
 
 class SymmetricBag(Bag):
@@ -46,7 +45,7 @@ def kernel(dag, mean_back):
     stay = 1 - 1 / mean_back
 
     def name(state):
-        return tuple(canonical(dag, state[None])[0].tolist())
+        return tuple(dag.canonical(state[None])[0].tolist())
 
     places = {name(exact.states[i]): rank for rank, i in enumerate(exact.terminal.tolist())}
 

@@ -88,6 +88,7 @@ def test_a_sweep_refuses_folders_with_other_settings_and_unknown_names(
         (["--methods", "mcmc", "mcmc"], "name a run twice: mcmc-seed0"),
         (["--metrics", "no_such_module:mine"], "cannot import 'no_such_module'"),
         (["--jobs", "0"], "--jobs must be at least 1"),
+        (["--env-kwargs", "{"], "--env-kwargs is not JSON"),
     ):
         assert sweep.main([*given, "--out", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
