@@ -183,6 +183,11 @@ register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
 register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")
+register_preset("default", "agents.presets.graphset:default", env="gfn/GraphSet-v0")
+register_preset("paper", "agents.presets.graphset:paper", env="gfn/GraphSet-v0")
+for _env in ("gfn/TFBind8-v0",):
+    register_preset("default", "agents.presets.sequences:default", env=_env)
+    register_preset("paper", "agents.presets.sequences:paper", env=_env)
 for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):
     register_preset("default", "agents.presets.molecules:default", env=_env)
     register_preset("paper", "agents.presets.molecules:paper", env=_env)

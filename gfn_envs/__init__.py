@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from gfn_envs.check import check_dag
     from gfn_envs.dag import DAG, LogRewards
     from gfn_envs.envs.bitsequence import BitSequence
+    from gfn_envs.envs.graphset.dag import GraphSet
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
     from gfn_envs.envs.seh.dag import SEH
+    from gfn_envs.envs.tfbind8.dag import TFBind8
     from gfn_envs.exact import Enumeration, enumerate_dag
     from gfn_envs.views import GraphView, TokenView
     from gfn_envs.wrappers import BackwardWalk
@@ -28,9 +30,11 @@ __all__ = [
     "BackwardWalk",
     "BitSequence",
     "Enumeration",
+    "GraphSet",
     "GraphView",
     "Hypergrid",
     "LogRewards",
+    "TFBind8",
     "TokenView",
     "check_dag",
     "enumerate_dag",
@@ -44,11 +48,13 @@ _LAZY = {
     "BitSequence": "gfn_envs.envs.bitsequence",
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
+    "GraphSet": "gfn_envs.envs.graphset.dag",
     "GraphView": "gfn_envs.views",
     "Hypergrid": "gfn_envs.envs.hypergrid",
     "LogRewards": "gfn_envs.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
     "SEH": "gfn_envs.envs.seh.dag",
+    "TFBind8": "gfn_envs.envs.tfbind8.dag",
     "TokenView": "gfn_envs.views",
     "check_dag": "gfn_envs.check",
     "enumerate_dag": "gfn_envs.exact",
@@ -66,3 +72,5 @@ register("gfn/HypergridHard-v0", "gfn_envs.envs.hypergrid:Hypergrid", reward="ha
 register("gfn/BitSequence-v0", "gfn_envs.envs.bitsequence:BitSequence")
 register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
 register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")
+register("gfn/TFBind8-v0", "gfn_envs.envs.tfbind8.dag:TFBind8")
+register("gfn/GraphSet-v0", "gfn_envs.envs.graphset.dag:GraphSet")
