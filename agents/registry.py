@@ -163,6 +163,8 @@ register_network("mlp", "agents.networks.mlp:MLPSettings")
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
 register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")
+register_preset("default", "agents.presets.bayesnet:default", env="gfn/BayesNet-v0")
+register_preset("paper", "agents.presets.bayesnet:paper", env="gfn/BayesNet-v0")
 for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):
     register_preset("default", "agents.presets.molecules:default", env=_env)
     register_preset("paper", "agents.presets.molecules:paper", env=_env)

@@ -13,6 +13,7 @@ from gfn_envs.registry import make, register, registered
 if TYPE_CHECKING:
     from gfn_envs.check import check_dag
     from gfn_envs.dag import DAG, LogRewards
+    from gfn_envs.envs.bayesnet.dag import BayesNet
     from gfn_envs.envs.bitsequence import BitSequence
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
@@ -26,6 +27,7 @@ __all__ = [
     "QM9",
     "SEH",
     "BackwardWalk",
+    "BayesNet",
     "BitSequence",
     "Enumeration",
     "GraphView",
@@ -41,6 +43,7 @@ __all__ = [
 
 _LAZY = {
     "BackwardWalk": "gfn_envs.wrappers",
+    "BayesNet": "gfn_envs.envs.bayesnet.dag",
     "BitSequence": "gfn_envs.envs.bitsequence",
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
@@ -64,5 +67,6 @@ def __getattr__(name: str) -> Any:
 register("gfn/Hypergrid-v0", "gfn_envs.envs.hypergrid:Hypergrid")
 register("gfn/HypergridHard-v0", "gfn_envs.envs.hypergrid:Hypergrid", reward="hard")
 register("gfn/BitSequence-v0", "gfn_envs.envs.bitsequence:BitSequence")
+register("gfn/BayesNet-v0", "gfn_envs.envs.bayesnet.dag:BayesNet")
 register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
 register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")
