@@ -165,6 +165,7 @@ register_metric("samples", "agents.evaluation.samples:SampleMetrics")
 register_metric("bounds", "agents.evaluation.bounds:BoundMetrics")
 register_metric("modes", "agents.evaluation.modes:ModeMetrics")
 register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
+register_metric("bayesnet", "agents.evaluation.bayesnet:BayesNetMetrics")
 register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
 
 register_preset("default", "agents.presets.hypergrid:default")

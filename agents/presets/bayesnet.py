@@ -1,8 +1,8 @@
 """Settings for Bayesian networks: the published ones, and as the default a shorter run that suits a CPU.
 
 Source: Deleu et al. 2024 (arXiv 2402.10309), appendix on structure learning: the share of random actions falls from 1
-to 0.1 in the first half of training, replay holds 100,000 transitions, and the target network is replaced every 1,000
-updates.
+to 0.1 in the first half of training, residuals cost Huber's function, replay holds 100,000 transitions, and the target
+network is replaced every 1,000 updates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ ALL: dict[str, Any] = {
     "epsilon_end": 0.1,
     "epsilon_trajectories": 160_000,
 }
-AGENT: dict[str, dict[str, Any]] = {"softdqn": {"learning_starts": 16}, "mdqn": {"learning_starts": 16}}
+_HUBER = {"agent.penalty": "huber"}
+AGENT: dict[str, dict[str, Any]] = {
+    "db": _HUBER,
+    "tb": _HUBER,
+    "subtb": _HUBER,
+    "softdqn": {"learning_starts": 16},
+    "mdqn": {"learning_starts": 16},
+}
 
 PAPER: dict[str, Any] = {
     "trajectories": 12_800_000,

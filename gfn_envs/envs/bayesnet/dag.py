@@ -59,6 +59,8 @@ class BayesNet(DAG):
         device: where its tensors live.
     """
 
+    metrics = ("bayesnet",)
+
     def __init__(
         self,
         variables: int | None = None,
