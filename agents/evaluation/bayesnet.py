@@ -90,7 +90,7 @@ class BayesNetMetrics(Metric):
 
     def columns(self) -> dict[str, Column]:
         correlation, distance = "correlation of marginals with the exact ones", "distance from the true network"
-        edges, roc = "edges a graph", "edges by their probability, against the true network: area under the ROC curve"
+        edges, roc = "edges a graph", "area under the ROC curve, edges against the true network"
         shown = {
             "expected_edges": Column("edges", "{:.2f}", edges, "samples"),
             "expected_edges_target": Column("edges, exact", "{:.2f}", edges, "posterior", dashed=True, in_table=False),

@@ -72,9 +72,11 @@ def generated(d: int, settings: Settings) -> Data:
     if probability > 1:
         raise ValueError(f"edges_per_node must be at most {(d - 1) / 2:g} for {d} variables, got {rate!r}.")
     random = np.random.default_rng(seed)
+    ordered = np.zeros((d, d), dtype=np.int64)
+    ordered[np.triu_indices(d, 1)] = random.random(d * (d - 1) // 2) < probability
     order = random.permutation(d)
-    graph = np.zeros((d, d), dtype=np.int64)
-    graph[np.ix_(order, order)] = np.triu(random.random((d, d)) < probability, 1)
+    graph = np.zeros_like(ordered)
+    graph[np.ix_(order, order)] = ordered
     weights = random.standard_normal((d, d)) * graph
     values = np.sqrt(variance) * random.standard_normal((samples, d))
     for j in order:
