@@ -19,6 +19,9 @@ KNOWN = {
     "gfn/HypergridHard-v0": {"CountsTrajectories", "KnowsPartition", "HasPotential", "HasModes"},
     "gfn/BitSequence-v0": {"CountsTrajectories", "HasModes", "HasTestSet", "TokenStates"},
     "gfn/BayesNet-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "GraphStates"},
+    "gfn/Set-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "TokenStates"},
+    "gfn/Bag-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes", "TokenStates"},
+    "gfn/RandomDAG-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget"},
     "gfn/QM9-v0": {"HasTestSet", "GraphStates", "Molecules", "ReadsSmiles", "TellsNovelty"},
     "gfn/SEH-v0": {"CountsTrajectories", "HasTestSet", "GraphStates", "Molecules"},
 }
