@@ -18,7 +18,6 @@ from gfn_envs.dag import DAG
 from gfn_envs.errors import integer_at_least
 from gfn_envs.exact import StateKeys
 from gfn_envs.rewards import own_reward
-from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,10 +159,6 @@ class Bag(DAG):
         cumulative = self._rewards.cumsum(0)
         rows = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True).clamp(max=len(cumulative) - 1)
         return self._bags[rows].to(self.device)
-
-    def token_view(self) -> TokenView:
-        """Return the numbers of letters as tokens; an action is a letter."""
-        return TokenView(self.letters, self.size + 1, 1, places=True)
 
     def describe(self, states: Tensor) -> list[str]:
         return [

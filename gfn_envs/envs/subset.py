@@ -17,7 +17,6 @@ from torch import Generator, Tensor
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.rewards import own_reward
-from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,10 +191,6 @@ class Subset(DAG):
             states[:, i] = (uniform[:, i] < with_it.exp()) & (left > 0)
             left -= states[:, i]
         return states.to(self.device)
-
-    def token_view(self) -> TokenView:
-        """Return the items as tokens; an action is an item."""
-        return TokenView(self.items, 2, 1, places=True)
 
     def describe(self, states: Tensor) -> list[str]:
         return [f"{{{', '.join(str(i) for i, is_in in enumerate(row) if is_in)}}}" for row in states.tolist()]
