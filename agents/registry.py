@@ -163,6 +163,9 @@ register_network("mlp", "agents.networks.mlp:MLPSettings")
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
 register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")
+for _env in ("gfn/FactorGraph-v0", "gfn/Ising-v0", "gfn/SpinGlass-v0"):
+    register_preset("default", "agents.presets.factor_graph:default", env=_env)
+    register_preset("paper", "agents.presets.factor_graph:paper", env=_env)
 for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):
     register_preset("default", "agents.presets.molecules:default", env=_env)
     register_preset("paper", "agents.presets.molecules:paper", env=_env)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gfn_envs.check import check_dag
     from gfn_envs.dag import DAG, LogRewards
     from gfn_envs.envs.bitsequence import BitSequence
+    from gfn_envs.envs.factor_graph.dag import FactorGraph
+    from gfn_envs.envs.factor_graph.ising import Ising
     from gfn_envs.envs.hypergrid import Hypergrid
     from gfn_envs.envs.qm9.dag import QM9
     from gfn_envs.envs.seh.dag import SEH
@@ -28,8 +30,10 @@ __all__ = [
     "BackwardWalk",
     "BitSequence",
     "Enumeration",
+    "FactorGraph",
     "GraphView",
     "Hypergrid",
+    "Ising",
     "LogRewards",
     "TokenView",
     "check_dag",
@@ -44,8 +48,10 @@ _LAZY = {
     "BitSequence": "gfn_envs.envs.bitsequence",
     "DAG": "gfn_envs.dag",
     "Enumeration": "gfn_envs.exact",
+    "FactorGraph": "gfn_envs.envs.factor_graph.dag",
     "GraphView": "gfn_envs.views",
     "Hypergrid": "gfn_envs.envs.hypergrid",
+    "Ising": "gfn_envs.envs.factor_graph.ising",
     "LogRewards": "gfn_envs.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
     "SEH": "gfn_envs.envs.seh.dag",
@@ -64,5 +70,8 @@ def __getattr__(name: str) -> Any:
 register("gfn/Hypergrid-v0", "gfn_envs.envs.hypergrid:Hypergrid")
 register("gfn/HypergridHard-v0", "gfn_envs.envs.hypergrid:Hypergrid", reward="hard")
 register("gfn/BitSequence-v0", "gfn_envs.envs.bitsequence:BitSequence")
+register("gfn/FactorGraph-v0", "gfn_envs.envs.factor_graph.dag:FactorGraph")
+register("gfn/Ising-v0", "gfn_envs.envs.factor_graph.ising:Ising")
+register("gfn/SpinGlass-v0", "gfn_envs.envs.factor_graph.ising:Ising", coupling=1.0, bonds="random_signs")
 register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
 register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")

@@ -35,8 +35,8 @@ class KnowsPartition(Protocol):
 class SamplesTarget(Protocol):
     """Draws exact samples of the target distribution."""
 
-    def sample_target(self, n: int, generator: Generator) -> Tensor:
-        """Return `n` terminal states drawn from R/Z by `generator`, int64 `[n, d]`."""
+    def sample_target(self, n: int, generator: Generator) -> Tensor | None:
+        """Return `n` terminal states drawn from R/Z by `generator`, `[n, d]`; None where these settings cannot."""
         ...
 
 

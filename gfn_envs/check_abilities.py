@@ -48,7 +48,7 @@ def check_objects(dag: DAG, n: int, complete: Tensor) -> Tensor:
         check_form(dag, "is_novel", "novel", novel, (len(complete[:_SAMPLE]),), torch.bool)
     named = [complete[:0]]
     if isinstance(dag, SamplesTarget):
-        named.append(_check_sample_target(dag, dag, n))
+        named += _check_sample_target(dag, dag, n)
     if isinstance(dag, HasTestSet):
         named.append(_check_test_states(dag, dag)[:_SAMPLE])
     return torch.cat(named)
@@ -97,14 +97,17 @@ def _check_smiles(dag: Molecules, states: Tensor) -> None:
     require(ok, "to_smiles must return a list of one str for each state.")
 
 
-def _check_sample_target(dag: DAG, sampler: SamplesTarget, n: int) -> Tensor:
-    """Check that `sample_target` gives terminal states that its generator alone decides; return them `[n, d]`."""
+def _check_sample_target(dag: DAG, sampler: SamplesTarget, n: int) -> list[Tensor]:
+    """Check that `sample_target` gives terminal states that its generator alone decides; return them, if any."""
     one, two = (sampler.sample_target(n, Generator(dag.device).manual_seed(0)) for _ in range(2))
+    if one is None or two is None:
+        require(one is two, "sample_target gives samples in one call and None in another.")
+        return []
     check_form(dag, "sample_target", "states", one, (n, dag.state_dim), torch.int64)
     check_range(dag, "sample_target", one)
     require_rows(dag.is_terminal(one), "sample_target returns a state that is not terminal.", state=one)
     require(torch.equal(one, two), "sample_target draws differently with equal seeds: use the generator it is given.")
-    return one
+    return [one]
 
 
 def _check_test_states(dag: DAG, tested: HasTestSet) -> Tensor:
