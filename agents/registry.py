@@ -109,7 +109,8 @@ Preset = Callable[[Choice], dict[str, Any]]
 """What a run chose -> values of settings by dotted name."""
 
 EVERY_ENV = "*"
-_PRESETS: dict[tuple[str, str], str] = {}
+_PRESETS: dict[str, dict[str, str]] = {}
+"""Name of a preset -> environment -> `"module:function"`."""
 
 
 def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
@@ -122,12 +123,12 @@ def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
         env: the id of the only environment that it is for; by default it is for all.
     """
     check_reference("preset", preset)
-    _PRESETS[name, env] = preset
+    _PRESETS.setdefault(name, {})[env] = preset
 
 
 def preset_names() -> list[str]:
     """Return the names of presets."""
-    return list(dict.fromkeys(name for name, _ in _PRESETS))
+    return list(_PRESETS)
 
 
 def preset_values(name: str, choice: Choice) -> dict[str, Any]:
@@ -135,12 +136,11 @@ def preset_values(name: str, choice: Choice) -> dict[str, Any]:
 
     `"module:name"` first imports the module that registers the preset. Raises `ValueError` for an unknown name.
     """
-    known = {each: each for each in preset_names()}
     values: dict[str, Any] = {}
-    for each in dict.fromkeys(("default", resolve("preset", name, known))):
+    for by_env in (_PRESETS["default"], resolve("preset", name, _PRESETS)):
         for env in (EVERY_ENV, choice.env):
-            if (each, env) in _PRESETS:
-                values |= load(_PRESETS[each, env])(choice)
+            if env in by_env:
+                values |= load(by_env[env])(choice)
     return values
 
 
@@ -159,6 +159,13 @@ register_backward("pessimistic", "agents.backward:PessimisticSettings")
 register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
 register_network("transformer", "agents.networks.transformer:TransformerSettings")
 register_network("mlp", "agents.networks.mlp:MLPSettings")
+
+register_metric("exact", "agents.evaluation.exact:ExactMetrics")
+register_metric("samples", "agents.evaluation.samples:SampleMetrics")
+register_metric("bounds", "agents.evaluation.bounds:BoundMetrics")
+register_metric("modes", "agents.evaluation.modes:ModeMetrics")
+register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
+register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
 
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from agents.config import RunSettings
+from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.gflownet import GFlowNet
+from agents.evaluation.metric import Column
 from agents.runs.loggers import EVENT_FILES
 from gfn_envs.dag import DAG
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 2
-PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png", "top_molecules.png")
-SAMPLES = "samples.csv"
-
 
 Settings = TypeVar("Settings", bound=RunSettings)
 
@@ -48,11 +50,20 @@ class Run(Protocol):
     """What a run's folder has to know of it, whoever trains: `agents.trainer.Trainer` is one."""
 
     dag: DAG
+    evaluator: Evaluator
     history: list[dict[str, float]]
 
     @property
     def config(self) -> RunSettings:
         """The settings."""
+        ...
+
+    def gflownet(self) -> GFlowNet | None:
+        """Return the policy of the moment; None where nothing but its samples can be looked at."""
+        ...
+
+    def columns(self) -> dict[str, Column]:
+        """Return how each figure of `history` is shown, by name; those that are missing have a usual column."""
         ...
 
     def state_dict(self) -> dict:
@@ -69,12 +80,17 @@ class Run(Protocol):
 
 
 class RunFolder(Generic[Settings]):
-    """The folder of one run: `config.json`, `metrics.jsonl`, `checkpoint.pt`, `summary.json` and pictures."""
+    """The folder of one run.
+
+    It holds the settings (`config.json`), the figures (`metrics.jsonl`) and how they are shown (`columns.json`), the
+    checkpoint (`checkpoint.pt`), the last figures (`summary.json`), and pictures and tables, whose names are listed in
+    `files.json`.
+    """
 
     def __init__(self, path: Path, settings: type[Settings]) -> None:
         self.path, self._settings = path, settings
-        self.config, self.metrics = path / "config.json", path / "metrics.jsonl"
-        self.checkpoint, self.summary = path / "checkpoint.pt", path / "summary.json"
+        self.config, self.metrics, self.columns = path / "config.json", path / "metrics.jsonl", path / "columns.json"
+        self.checkpoint, self.summary, self.files = path / "checkpoint.pt", path / "summary.json", path / "files.json"
 
     def holds_run(self) -> bool:
         """Tell whether a run was started here."""
@@ -84,10 +100,9 @@ class RunFolder(Generic[Settings]):
         """Remove the files of an earlier run, and nothing else."""
         if not self.path.is_dir():
             return
-        for file in (self.checkpoint, self.metrics, self.summary, self.config):
+        self._remove_half_written()
+        for file in self._own():
             file.unlink(missing_ok=True)
-        for name in (*PICTURES, SAMPLES):
-            (self.path / name).unlink(missing_ok=True)
         for file in self.path.glob(EVENT_FILES):
             file.unlink(missing_ok=True)
 
@@ -97,10 +112,52 @@ class RunFolder(Generic[Settings]):
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
-        for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES, SAMPLES):
-            for left in self.path.glob(f".{name}.*"):
-                left.unlink(missing_ok=True)
+        self._remove_half_written()
         write_atomically(self.config, (config.to_json() + "\n").encode())
+
+    def _remove_half_written(self) -> None:
+        """Remove what a killed run was writing."""
+        for file in self._own():
+            for left in self.path.glob(f".{file.name}.*"):
+                left.unlink(missing_ok=True)
+
+    def _own(self) -> list[Path]:
+        """Return the files that runs write here, those in `files.json` first."""
+        listed = [self.path / name for name in self._listed()]
+        return [*listed, self.checkpoint, self.metrics, self.columns, self.summary, self.files, self.config]
+
+    def _listed(self) -> list[str]:
+        """Return the names in `files.json`; none where it is missing or damaged, so that no other file is removed."""
+        try:
+            names = json.loads(self.files.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return []
+        return names if isinstance(names, list) and all(map(_is_plain_name, names)) else []
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file that belongs to the run, such as a picture, and return its path; `clear` will remove it."""
+        listed = self._listed()
+        if name not in listed:  # listed first, so that no file is forgotten whatever happens
+            write_atomically(self.files, (json.dumps([*listed, name]) + "\n").encode())
+        write_atomically(self.path / name, data)
+        return self.path / name
+
+    def write_columns(self, columns: Mapping[str, Column]) -> None:
+        """Write how the figures are shown, for who compares this run with others."""
+        content = {name: dataclasses.asdict(column) for name, column in columns.items()}
+        write_atomically(self.columns, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_columns(self) -> dict[str, Column]:
+        """Return how the figures are shown, by name; `RunFileError` for a missing or damaged file."""
+        try:
+            content = json.loads(self.columns.read_text(encoding="utf-8"))
+            return {name: _column(values) for name, values in content.items()}
+        except FileNotFoundError:
+            raise RunFileError(
+                f"{self.path} has no {self.columns.name}, which tells how its figures are shown"
+            ) from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise RunFileError(f"{self.columns} is damaged ({first_line(error)})") from None
 
     def read_config(self) -> Settings:
         """Return the settings of the run in this folder; `RunFileError` if there is none."""
@@ -111,7 +168,7 @@ class RunFolder(Generic[Settings]):
                 f"{self.path} holds no run (no config.json): give the folder that --out named."
             ) from None
         except (ValueError, RecursionError) as error:
-            raise RunFileError(f"{self.config} cannot be used: {_first_line(error)}. Nothing was changed.") from None
+            raise RunFileError(f"{self.config} cannot be used: {first_line(error)}. Nothing was changed.") from None
 
     def save(self, trainer: Run) -> None:
         """Write the checkpoint, then what belongs to it, then the metrics that it holds."""
@@ -126,7 +183,7 @@ class RunFolder(Generic[Settings]):
         torch.save(saved, data)
         write_atomically(self.checkpoint, data.getvalue())
         for name, content in trainer.attachments().items():
-            write_atomically(self.path / name, content)
+            self.write(name, content)
         self.write_metrics(trainer)
 
     def write_metrics(self, trainer: Run) -> None:
@@ -147,7 +204,7 @@ class RunFolder(Generic[Settings]):
             trainer.load_state_dict(content["state"])
         except Exception as error:  # whatever a foreign file's content leads to
             raise RunFileError(
-                f"{self.checkpoint} does not fit the settings in {self.config.name}: {_first_line(error)}. "
+                f"{self.checkpoint} does not fit the settings in {self.config.name}: {first_line(error)}. "
                 "Nothing was changed."
             ) from None
         return True
@@ -164,7 +221,7 @@ class RunFolder(Generic[Settings]):
                     raise ValueError(f"wrong checksum of {damaged}")
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # random bytes lead to errors of any class
-            reason = _first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
+            reason = first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
             raise RunFileError(
                 f"{self.checkpoint} is damaged or no checkpoint ({reason}). Nothing was changed; move it away to start "
                 "this run again with --resume, or use --overwrite."
@@ -194,13 +251,29 @@ class RunFolder(Generic[Settings]):
         write_atomically(self.summary, (_json(summary, indent=2) + "\n").encode())
 
 
+def _is_plain_name(name: object) -> bool:
+    """Tell whether `name` is that of a file in the folder itself."""
+    return isinstance(name, str) and bool(name.strip(".")) and Path(name).name == name
+
+
+def _column(values: dict[str, Any]) -> Column:
+    """Return the column that `dataclasses.asdict` gave these values of; `TypeError` or `ValueError` for wrong ones."""
+    usual, column = Column(""), Column(**values)
+    for name, value in dataclasses.asdict(column).items():
+        expected = int | float | None if name == "reference" else type(getattr(usual, name))
+        if not isinstance(value, expected):
+            raise TypeError(f"{name} of {column.heading!r} is {value!r}")
+    return column
+
+
 def _json(values: dict[str, Any], indent: int | None = None) -> str:
     """Return strict JSON, which has no NaN and no infinity: null stands for them."""
     strict = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     return json.dumps(strict, indent=indent, allow_nan=False)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line without a full stop, whatever its class."""
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__

@@ -40,6 +40,9 @@ Go on with it after Ctrl-C or a kill, or extend it:
   python agents/run.py --resume runs/small
   python agents/run.py --resume runs/small --trajectories 40000
 
+The same settings again, but for what is given besides:
+  python agents/run.py --config runs/small/config.json --seed 1 --out runs/small-1
+
 Use what it learned:
   python agents/sample.py runs/small --num 1000 --out samples.csv
   python agents/evaluate.py runs/small --eval.elbo-samples 10000
@@ -73,12 +76,11 @@ def parse(argv: list[str]) -> Options:
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choices = {"env": Config.env, "agent": Config.agent, "backward": Config.backward, "network": "auto"}
-    for flag, default in {**choices, "preset": Config.preset, "resume": ""}.items():
+    for flag, default in {**choices, "preset": Config.preset, "resume": "", "config": ""}.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
-    if known.resume:
-        config = RunFolder(Path(known.resume), Config).read_config()
-    else:
+    config = command.recorded(known.resume, known.config, Config)
+    if config is None:
         config = usual(known.env, known.agent, known.backward, known.network, known.preset)
     names = {
         "agents": registry.AGENTS.names(),
@@ -93,6 +95,7 @@ def parse(argv: list[str]) -> Options:
     )
     if options.config.network == "auto":  # given, and settled above
         options = dataclasses.replace(options, config=dataclasses.replace(options.config, network=config.network))
+    command.check_choices(options.config_file, config, options.config)
     return options
 
 
@@ -123,15 +126,17 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
         f"-> {folder.path}" + (f" (going on after {trainer.trajectories:,})" if trainer.iteration else ""),
         flush=True,
     )
+    for name, reason in trainer.evaluator.left_out.items():
+        print(f"metric {name} is left out: {reason}", file=sys.stderr)
     loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
     return command.follow(folder, trainer, loggers, options.progress, lambda finished: close(folder, trainer, finished))
 
 
 def close(folder: RunFolder[Config], trainer: Trainer, finished: bool) -> list[Path]:
     """Write what comes last, and return the pictures that were drawn."""
-    pictures = report.draw_all(trainer, folder.path)
+    pictures = report.draw(folder, trainer)
     if finished:
-        report.write_samples(trainer.agent, trainer.config.eval, trainer.config.seed, folder.path)
+        report.write_tables(folder, trainer)
         folder.write_summary(command.summary(trainer, ("agent", "backward", "network", "env", "seed")))
     return pictures
 

@@ -1,20 +1,18 @@
-"""What every baseline offers to the session that runs it: objects completed, a policy where it has one."""
+"""What every baseline offers to the trainer that runs it: objects completed, a policy where it has one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.backward import Uniform
-from agents.networks.base import Network
-from agents.objectives.base import Agent
-from agents.sampling.buffer import RolloutBuffer
+from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
+from baselines.config import BaselineConfig
 from gfn_envs.dag import DAG
 
 
@@ -25,18 +23,22 @@ class Progress:
     states: Tensor
     """int64 `[n, d]`, terminal."""
     log_reward: Tensor
-    """float32 `[n]`."""
+    """float32 `[n]`: log R."""
+    log_raw_reward: Tensor
+    """float32 `[n]`: log of the raw reward, the one to report."""
     lengths: Tensor
     """int64 `[n]`, environment steps that an object took, invalid ones left out."""
     steps: int
     """Environment steps of all kinds."""
 
 
-class Method(ABC):
+class Baseline(ABC):
     """Something that completes objects of `dag`, and may learn from it.
 
-    `exact`: `policy()` is what it draws objects by (up to what the class says), so that exact metrics are of it.
-    `stochastic`: besides, log P of an object means something: the policy is not deterministic.
+    Attributes:
+        exact: whether `policy()` is what it draws objects by (up to what the class says), so that exact metrics are of
+            it.
+        stochastic: whether, besides, log P of an object means something: the policy is not deterministic.
     """
 
     exact: bool
@@ -60,8 +62,12 @@ class Method(ABC):
         """Return its own figures since the last call, by name."""
         return {}
 
+    def columns(self) -> dict[str, Column]:
+        """Return how those of its own figures are shown that belong into tables or curves."""
+        return {}
+
     def save_model(self, folder: Path) -> None:  # noqa: B027
-        """Write the model into `folder` in the method's own format, where it has one."""
+        """Write the model into `folder` in the baseline's own format, where it has one."""
 
     @abstractmethod
     def state_dict(self) -> dict:
@@ -72,25 +78,23 @@ class Method(ABC):
         """Restore what `state_dict` returned."""
 
 
-class FixedPolicy(Agent):
-    """A policy that something else trains, beside the uniform P_B, as the evaluator looks at agents."""
+class Algorithm(Protocol):
+    """What `--algo` names: how a baseline is made. It is known before the library that it comes from is imported."""
 
-    def __init__(self, dag: DAG, policy: Policy) -> None:
-        super().__init__(dag, _NoNetwork(), Uniform(dag))
-        self._policy = policy
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The keyword arguments that the baseline is made with, which `--algo-kwargs` replaces one by one."""
+        ...
 
-    def policy(self) -> Policy:
-        return self._policy
+    @property
+    def paid(self) -> bool:
+        """Whether it reads `--reward-mode`."""
+        ...
 
-    def update(self, buffer: RolloutBuffer) -> Tensor:
-        raise NotImplementedError("a fixed policy does not learn here")
+    def check(self, config: BaselineConfig) -> None:
+        """Raise `ValueError` for wrong settings, `ModuleNotFoundError` where the library is missing."""
+        ...
 
-    def log_z(self) -> Tensor:
-        return torch.tensor(torch.nan)
-
-
-class _NoNetwork(Network):
-    """Stands where an agent's network would; the uniform P_B reads the states alone."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
+    def build(self, config: BaselineConfig, dag: DAG) -> Baseline:
+        """Return the baseline."""
+        ...
