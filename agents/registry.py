@@ -166,6 +166,7 @@ register_metric("bounds", "agents.evaluation.bounds:BoundMetrics")
 register_metric("modes", "agents.evaluation.modes:ModeMetrics")
 register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
 register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
+register_metric("phylo", "agents.evaluation.phylo:PhyloMetrics")
 
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
@@ -173,6 +174,8 @@ register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSeq
 for _env in ("gfn/FactorGraph-v0", "gfn/Ising-v0", "gfn/SpinGlass-v0"):
     register_preset("default", "agents.presets.factor_graph:default", env=_env)
     register_preset("paper", "agents.presets.factor_graph:paper", env=_env)
+register_preset("default", "agents.presets.phylotree:default", env="gfn/PhyloTree-v0")
+register_preset("paper", "agents.presets.phylotree:paper", env="gfn/PhyloTree-v0")
 for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):
     register_preset("default", "agents.presets.molecules:default", env=_env)
     register_preset("paper", "agents.presets.molecules:paper", env=_env)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gfn_envs.envs.factor_graph.dag import FactorGraph
     from gfn_envs.envs.factor_graph.ising import Ising
     from gfn_envs.envs.hypergrid import Hypergrid
+    from gfn_envs.envs.phylotree.dag import PhyloTree
     from gfn_envs.envs.qm9.dag import QM9
     from gfn_envs.envs.seh.dag import SEH
     from gfn_envs.exact import Enumeration, enumerate_dag
@@ -35,6 +36,7 @@ __all__ = [
     "Hypergrid",
     "Ising",
     "LogRewards",
+    "PhyloTree",
     "TokenView",
     "check_dag",
     "enumerate_dag",
@@ -53,6 +55,7 @@ _LAZY = {
     "Hypergrid": "gfn_envs.envs.hypergrid",
     "Ising": "gfn_envs.envs.factor_graph.ising",
     "LogRewards": "gfn_envs.dag",
+    "PhyloTree": "gfn_envs.envs.phylotree.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
     "SEH": "gfn_envs.envs.seh.dag",
     "TokenView": "gfn_envs.views",
@@ -73,5 +76,6 @@ register("gfn/BitSequence-v0", "gfn_envs.envs.bitsequence:BitSequence")
 register("gfn/FactorGraph-v0", "gfn_envs.envs.factor_graph.dag:FactorGraph")
 register("gfn/Ising-v0", "gfn_envs.envs.factor_graph.ising:Ising")
 register("gfn/SpinGlass-v0", "gfn_envs.envs.factor_graph.ising:Ising", coupling=1.0, bonds="random_signs")
+register("gfn/PhyloTree-v0", "gfn_envs.envs.phylotree.dag:PhyloTree")
 register("gfn/QM9-v0", "gfn_envs.envs.qm9.dag:QM9")
 register("gfn/SEH-v0", "gfn_envs.envs.seh.dag:SEH")

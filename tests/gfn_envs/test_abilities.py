@@ -89,7 +89,6 @@ def test_the_potential_of_the_grid_is_what_stopping_here_would_pay_beyond_the_or
 def test_the_stop_action_is_the_one_that_completes_an_object(id: str) -> None:
     dag = gfn_envs.make(id)
     if dag.stop_action is None:
-        assert isinstance(dag, BitSequence)
         return
     assert dag.stop_action == dag.num_actions - 1
     state = dag.reset(1)

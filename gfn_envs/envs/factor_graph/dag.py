@@ -220,7 +220,7 @@ def _checked_factor(number: int, pair: Any) -> Factor:
 
 
 def _several(variables: Any) -> Sequence[Any]:
-    return variables if isinstance(variables, Sequence | np.ndarray) else (variables,)
+    return list(variables) if isinstance(variables, Sequence | np.ndarray) else [variables]
 
 
 def _sizes(factors: list[Factor]) -> tuple[int, ...]:
