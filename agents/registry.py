@@ -158,6 +158,7 @@ register_backward("pessimistic", "agents.backward:PessimisticSettings")
 
 register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
 register_network("transformer", "agents.networks.transformer:TransformerSettings")
+register_network("slots", "agents.networks.slot_transformer:SlotTransformerSettings")
 register_network("mlp", "agents.networks.mlp:MLPSettings")
 
 register_metric("exact", "agents.evaluation.exact:ExactMetrics")
