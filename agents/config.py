@@ -143,7 +143,7 @@ class Config(RunSettings):
     backward: str = "tlm"
     """Backward policy, likewise."""
     network: str = "mlp"
-    """Network, likewise; auto takes the first that fits the environment: graph, transformer, mlp."""
+    """Network, likewise; auto takes the first that fits the environment: graph, transformer, slots, mlp."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
     env_kwargs: str = "{}"

@@ -171,6 +171,7 @@ register_backward("pessimistic", "agents.backward:PessimisticSettings")
 
 register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
 register_network("transformer", "agents.networks.transformer:TransformerSettings")
+register_network("slots", "agents.networks.slot_transformer:SlotTransformerSettings")
 register_network("mlp", "agents.networks.mlp:MLPSettings")
 
 register_metric("exact", "agents.evaluation.exact:ExactMetrics")
@@ -180,6 +181,7 @@ register_metric("modes", "agents.evaluation.modes:ModeMetrics")
 register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
 register_metric("bayesnet", "agents.evaluation.bayesnet:BayesNetMetrics")
 register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
+register_metric("phylo", "agents.evaluation.phylo:PhyloMetrics")
 
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
@@ -195,6 +197,11 @@ register_preset("default", "agents.presets.sets:default_set", env="gfn/Set-v0")
 register_preset("default", "agents.presets.sets:default_bag", env="gfn/Bag-v0")
 register_preset("paper", "agents.presets.sets:paper_bag", env="gfn/Bag-v0")
 register_preset("default", "agents.presets.sets:default_random", env="gfn/RandomDAG-v0")
+for _env in ("gfn/FactorGraph-v0", "gfn/Ising-v0", "gfn/SpinGlass-v0"):
+    register_preset("default", "agents.presets.factor_graph:default", env=_env)
+    register_preset("paper", "agents.presets.factor_graph:paper", env=_env)
+register_preset("default", "agents.presets.phylotree:default", env="gfn/PhyloTree-v0")
+register_preset("paper", "agents.presets.phylotree:paper", env="gfn/PhyloTree-v0")
 for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):
     register_preset("default", "agents.presets.molecules:default", env=_env)
     register_preset("paper", "agents.presets.molecules:paper", env=_env)
