@@ -6,6 +6,7 @@ are registered below by the same calls that anybody uses for theirs.
 
 from __future__ import annotations
 
+import inspect
 from collections import ChainMap
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -45,8 +46,9 @@ class Registry(Generic[T]):
         than this kind of choice.
         """
         thing = resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, "")))
-        found = load(thing)
-        if self.base and not (isinstance(found, type) and issubclass(found, load(self.base))):
+        found: Any = load(thing)
+        fits = not self.base or (inspect.isclass(found) and issubclass(found, load(self.base)))
+        if not fits:
             wanted = self.base.replace(":", ".")
             raise ValueError(f"the {self.kind} {name!r} stands for {thing!r}, which is no subclass of {wanted}.")
         return found

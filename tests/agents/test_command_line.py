@@ -170,7 +170,12 @@ def test_cuda_is_refused_where_there_is_none(
 # Every flag
 
 
-FITTING = {"graph": "gfn/QM9-v0", "transformer": "gfn/BitSequence-v0", "mlp": "gfn/Hypergrid-v0"}
+FITTING = {
+    "graph": "gfn/QM9-v0",
+    "transformer": "gfn/BitSequence-v0",
+    "slots": "gfn/PhyloTree-v0",
+    "mlp": "gfn/Hypergrid-v0",
+}
 CHOSEN = list(zip(AGENTS.names(), BACKWARD.names(), itertools.cycle(NETWORKS.names()), strict=False))
 
 

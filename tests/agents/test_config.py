@@ -20,7 +20,12 @@ from agents.registry import AGENTS, BACKWARD, NETWORKS
 from agents.runs.folder import RunFileError, RunFolder
 from agents.settings import Bounds, InvalidSettingError, Settings, field_types, flag_of, values_of
 
-FITTING = {"graph": "gfn/QM9-v0", "transformer": "gfn/BitSequence-v0", "mlp": "gfn/Hypergrid-v0"}
+FITTING = {
+    "graph": "gfn/QM9-v0",
+    "transformer": "gfn/BitSequence-v0",
+    "slots": "gfn/PhyloTree-v0",
+    "mlp": "gfn/Hypergrid-v0",
+}
 """An environment that each network fits."""
 NEEDS = {"epsilon_end": {"epsilon_trajectories": 9}}
 """What puts a setting to use that otherwise has no effect."""

@@ -269,7 +269,12 @@ def test_networks_run_on_the_dags_device() -> None:
 
 # --- The heads of every registered network --------------------------------------------------------------------------
 
-FITTING = {"graph": "gfn/QM9-v0", "transformer": "gfn/BitSequence-v0", "mlp": "gfn/Hypergrid-v0"}
+FITTING = {
+    "graph": "gfn/QM9-v0",
+    "transformer": "gfn/BitSequence-v0",
+    "slots": "gfn/PhyloTree-v0",
+    "mlp": "gfn/Hypergrid-v0",
+}
 SUBSETS = [("forward",), ("backward",), ("flow",), ("forward", "flow"), ("count", "backward"), tuple(HEADS)]
 ALL_NETWORKS = list(itertools.product(NETWORKS.names(), [True, False]))
 
