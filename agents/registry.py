@@ -6,7 +6,6 @@ are registered below by the same calls that anybody uses for theirs.
 
 from __future__ import annotations
 
-import inspect
 from collections import ChainMap
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -46,12 +45,15 @@ class Registry(Generic[T]):
         than this kind of choice.
         """
         thing = resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, "")))
-        found: Any = load(thing)
-        fits = not self.base or (inspect.isclass(found) and issubclass(found, load(self.base)))
-        if not fits:
+        found = load(thing)
+        if self.base and not _is_subclass(found, load(self.base)):
             wanted = self.base.replace(":", ".")
             raise ValueError(f"the {self.kind} {name!r} stands for {thing!r}, which is no subclass of {wanted}.")
         return found
+
+
+def _is_subclass(thing: object, base: type) -> bool:
+    return isinstance(thing, type) and issubclass(thing, base)
 
 
 def _check_name(kind: str, name: str) -> None:
