@@ -1,7 +1,7 @@
-"""What a run can choose from: agents, backward policies, networks, presets and metrics, each a row of a registry.
+"""Registries of what a run can choose from: agents, backward policies, networks, presets and metrics.
 
-A row names what it stands for as `"module:thing"`, which is imported when it is first used. The project's own choices
-are registered below by the same calls that anybody uses for theirs.
+A registry maps a name to a reference `"module:thing"`, which is imported on first use. The project registers its own
+choices below, with the same calls that you use for yours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of choice, and the things that they stand for.
+    """The names of one kind of choice, and what each name stands for.
 
     Args:
         kind: what the names are of, for messages: `"agent"`.
@@ -28,7 +28,7 @@ class Registry(Generic[T]):
         self._rows: dict[str, str] = {}
 
     def register(self, name: str, thing: str) -> None:
-        """Let `name` stand for `"module:thing"`, in place of what it stood for before."""
+        """Let `name` stand for `"module:thing"`, replacing what it stood for before."""
         check_reference("thing", thing)
         _check_name(self.kind, name)
         self._rows[name] = thing
@@ -93,7 +93,7 @@ def register_backward(name: str, settings: str) -> None:
 
 
 def register_network(name: str, settings: str) -> None:
-    """Register a network for `--network name`; `--network auto` takes the first one registered that fits the DAG.
+    """Register a network for `--network name`; `--network auto` takes the first registered one that fits the DAG.
 
     Args:
         name: such as `"mlp"`.
@@ -113,7 +113,7 @@ def register_metric(name: str, metric: str) -> None:
 
 
 class Choice(NamedTuple):
-    """What a preset depends on: the names that a run has chosen, without their modules."""
+    """The names that a run has chosen, without their modules; a preset depends on them."""
 
     env: str
     agent: str
@@ -122,21 +122,21 @@ class Choice(NamedTuple):
 
 
 Preset = Callable[[Choice], dict[str, Any]]
-"""What a run chose -> values of settings by dotted name."""
+"""A function from a run's choices to values of settings by dotted name."""
 
 EVERY_ENV = "*"
 _PRESETS: dict[str, dict[str, str]] = {}
-"""Name of a preset -> environment -> `"module:function"`."""
+"""`"module:function"` by name of the preset, then by environment."""
 
 
 def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
     """Register default settings for `--preset name`.
 
     Args:
-        name: such as `"paper"`. Those of `"default"` hold whatever `--preset` is given; the others come on top.
-        preset: a function of `Choice` that returns values of settings by dotted name, such as `{"agent.lr": 1e-4}`,
-            as `"module:function"`.
-        env: the id of the only environment that it is for; by default it is for all.
+        name: such as `"paper"`. The values of `"default"` always apply; those of the chosen preset override them.
+        preset: `"module:function"`. The function takes a `Choice` and returns values of settings by dotted name, such
+            as `{"agent.lr": 1e-4}`.
+        env: the id of the environment that the preset is for; by default it is for all environments.
     """
     check_reference("preset", preset)
     _check_name("preset", name)
@@ -144,12 +144,12 @@ def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
 
 
 def preset_names() -> list[str]:
-    """Return the names of presets."""
+    """Return the names of the presets."""
     return list(_PRESETS)
 
 
 def preset_values(name: str, choice: Choice) -> dict[str, Any]:
-    """Return the values of a preset by dotted name; what is for one environment overrides what is for all.
+    """Return the values of a preset by dotted name; values for one environment override values for all.
 
     `"module:name"` first imports the module that registers the preset. Raises `ValueError` for an unknown name.
     """
