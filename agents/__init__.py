@@ -1,10 +1,10 @@
-"""GFlowNet agents: train one, use what it learned, and bring your own.
+"""GFlowNet agents: train one, use what it learned, or add your own.
 
     import agents
     run = agents.train(env="gfn/Hypergrid-v0", agent="mdqn", backward="tlm", trajectories=50_000)
     objects = run.policy.sample(1000)
 
-The names below are imported when they are first used.
+The names below are imported on first use.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from gfn_envs.dag import DAG
 
 
 class Backward(ABC):
-    """A backward policy: what the forward loss takes for P_B, and how P_B learns.
+    """A backward policy: it gives the forward loss its P_B, and it may learn.
 
     Attributes:
-        learned_by_agent: heads that the agent's optimizer steps, by the gradient of the forward loss.
+        learned_by_agent: heads that the agent's optimizer trains with the gradient of the forward loss.
         keeps: what `update` needs the buffer to keep.
     """
 
@@ -43,23 +43,23 @@ class Backward(ABC):
     def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
         """Return log P_B `[B]` of `backward_actions [B]` at the states of `outputs`; any finite value at s0.
 
-        `outputs` are those of the agent's network. They are computed when they are read, so that a policy that does
-        not read them costs no pass.
+        `outputs` belong to the agent's network. They are computed only when they are read, so a backward policy that
+        does not read them costs no pass.
         """
 
     @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
-        """Return unnormalised log P_B of all backward actions `[B, num_backward_actions]`, without gradient."""
+        """Return unnormalised log P_B of all backward actions, `[B, num_backward_actions]`, without gradient."""
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         """Take one learning step and return its metrics by name, scalar tensors without gradient.
 
-        By custom the loss is called `"backward_loss"`. Unless overridden, there is nothing to learn and to tell.
+        By custom the loss is called `"backward_loss"`. The default learns nothing and returns no metrics.
         """
         return {}
 
     def state_dict(self) -> list[dict]:
-        """Return the state of its own optimizers (the network and its slow copies are saved by the trainer)."""
+        """Return the state of its own optimizers; the trainer saves the network and its slow copies."""
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, state: list[dict]) -> None:
@@ -69,7 +69,7 @@ class Backward(ABC):
 
 
 class Uniform(Backward):
-    """P_B = 1 / number of parents (of legal backward actions)."""
+    """P_B = 1 / number of parents (the number of legal backward actions)."""
 
     def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
         return -self.dag.backward_action_mask(outputs.states).sum(1).clamp(min=1).log()
@@ -79,10 +79,10 @@ class Uniform(Backward):
 
 
 class ExactMaxent(Backward):
-    """P_B(s|s') = n(s)/n(s') from the DAG's own `log_num_trajectories`.
+    """P_B(s|s') = n(s)/n(s'), with n(s) from the DAG's own `log_num_trajectories`.
 
     Args:
-        count: states `[B, d]` -> log n(s) `[B]`.
+        count: function from states `[B, d]` to log n(s) `[B]`.
     """
 
     def __init__(self, dag: DAG, count: Callable[[Tensor], Tensor]) -> None:
@@ -91,7 +91,7 @@ class ExactMaxent(Backward):
 
     def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
         parents, _ = self.dag.backward_step(outputs.states, backward_actions)
-        # At s0 there is no parent: step nowhere, and say 0.
+        # s0 has no parent: stay there, so that the result is 0.
         has_parent = self.dag.backward_action_mask(outputs.states).any(1, keepdim=True)
         parents = torch.where(has_parent, parents, outputs.states)
         return self.count(parents) - self.count(outputs.states)
@@ -106,9 +106,9 @@ class ExactMaxent(Backward):
 
 
 class Naive(Backward):
-    """P_B is the network's, learned by the forward loss's own gradient.
+    """P_B is a head of the network and learns from the gradient of the forward loss.
 
-    With DQN that gradient goes through log P_B in the target.
+    With DQN that gradient flows through log P_B in the target.
     """
 
     learned_by_agent = ("backward",)
@@ -126,15 +126,16 @@ class Naive(Backward):
 
 
 class MaximumLikelihood(Backward):
-    """P_B by maximum likelihood of trajectories, L = - sum_t log P_B(s_t-1 | s_t), with an optimizer of its own.
+    """P_B learns by maximum likelihood of trajectories, L = - sum_t log P_B(s_t-1 | s_t), with its own optimizer.
 
-    tlm: the newest batch, a decaying learning rate, a slow copy in the forward loss. pessimistic: one of the last
-    batches, a constant rate, the network itself in the forward loss, without gradient.
+    `tlm` learns from the newest batch at a decaying learning rate, and the forward loss reads a slow copy of P_B.
+    `pessimistic` learns from one of the last batches at a constant rate, and the forward loss reads the network itself.
+    The forward loss sends no gradient into either.
 
     Args:
         seen: the network that the forward loss reads.
-        batch: what to learn from.
-        keeps: what that needs the buffer to keep.
+        batch: function that picks the batch to learn from out of the buffer.
+        keeps: what `batch` needs the buffer to keep.
     """
 
     def __init__(
@@ -165,10 +166,10 @@ class MaximumLikelihood(Backward):
 
 
 class LearnedMaxent(Backward):
-    """P_B(s|s') = n(s)/n(s') where no closed form of n exists: P_B and log n learned together.
+    """P_B(s|s') = n(s)/n(s') where n has no closed form: the network learns P_B and log n together.
 
-    Minimises (log n(s') + log P_B(s|s') - log n(s))^2 over the steps of the newest batch, with log n(s0) = 0. At zero
-    loss, summing n(s') P_B(s|s') = n(s) over the parents gives n(s') = sum n(s), the number of trajectories.
+    It minimises (log n(s') + log P_B(s|s') - log n(s))^2 over the steps of the newest batch, with log n(s0) = 0. At
+    zero loss n(s') P_B(s|s') = n(s). Summed over the parents s this gives n(s') = sum n(s), the number of trajectories.
     """
 
     def __init__(self, dag: DAG, network: Network, optimizer: Optimizer) -> None:
@@ -199,13 +200,13 @@ def _log_pb(dag: DAG, outputs: Outputs, backward_actions: Tensor) -> Tensor:
 
 
 class BackwardSettings(Settings, ABC):
-    """The settings of a backward policy, which build it.
+    """The settings of a backward policy; `build` makes the policy.
 
-    A subclass is a frozen dataclass registered by `agents.register_backward`.
+    A subclass is a frozen dataclass and is registered with `agents.register_backward`.
     """
 
     def heads(self, dag: DAG) -> Heads:
-        """Return the heads of the network that the policy reads; none unless overridden."""
+        """Return the network heads that the backward policy reads; none unless overridden."""
         return {}
 
     @abstractmethod
@@ -215,7 +216,7 @@ class BackwardSettings(Settings, ABC):
 
 @dataclass(frozen=True)
 class UniformSettings(BackwardSettings):
-    """1 / number of parents; nothing to learn."""
+    """P_B = 1 / number of parents; it learns nothing."""
 
     def build(self, parts: Parts) -> Backward:
         return Uniform(parts.dag)
@@ -223,16 +224,16 @@ class UniformSettings(BackwardSettings):
 
 @dataclass(frozen=True)
 class LearnedSettings(BackwardSettings):
-    """What every P_B that a network gives has in common."""
+    """The settings that all backward policies with a network have in common."""
 
     zero_init: bool = True
-    """Zero the last layer of P_B at the start, so that it starts uniform over the parents."""
+    """Zero the last layer of P_B at the start, so that P_B starts uniform over the parents."""
 
     def heads(self, dag: DAG) -> Heads:
         return {"backward": "backward"}
 
     def start(self, network: Network) -> Network:
-        """Return the network, its P_B uniform where the settings say so."""
+        """Return the network, after making its P_B uniform if `zero_init` asks for it."""
         if self.zero_init:
             network.zero("backward")
         return network
@@ -240,7 +241,7 @@ class LearnedSettings(BackwardSettings):
 
 @dataclass(frozen=True)
 class NaiveSettings(LearnedSettings):
-    """Learned by the forward loss's own gradient."""
+    """P_B learns from the gradient of the forward loss."""
 
     def build(self, parts: Parts) -> Backward:
         return Naive(parts.dag, self.start(parts.network))
@@ -248,7 +249,7 @@ class NaiveSettings(LearnedSettings):
 
 @dataclass(frozen=True)
 class TLMSettings(LearnedSettings, DecayingAdamSettings):
-    """Trajectory likelihood maximisation: the likelihood of the newest trajectories, at a decaying rate."""
+    """Trajectory likelihood maximisation: P_B learns from the newest trajectories, at a decaying rate."""
 
     lr_decay: Annotated[float, Bounds(0, 1)] = 0.999
     """Factor on the learning rate after every iteration."""
@@ -264,10 +265,10 @@ class TLMSettings(LearnedSettings, DecayingAdamSettings):
 
 @dataclass(frozen=True)
 class PessimisticSettings(LearnedSettings, AdamSettings):
-    """The likelihood of one of the last batches of trajectories, at a constant rate."""
+    """P_B maximises the likelihood of one of the last batches of trajectories, at a constant rate."""
 
     past_batches: Annotated[int, Bounds(1, 10**6)] = 20
-    """Number of past iterations that the batch is drawn from."""
+    """Number of past iterations from which the batch is drawn."""
 
     def build(self, parts: Parts) -> Backward:
         network = self.start(parts.network)
@@ -278,10 +279,10 @@ class PessimisticSettings(LearnedSettings, AdamSettings):
 
 @dataclass(frozen=True)
 class MaximumEntropySettings(LearnedSettings, AdamSettings):
-    """n(s)/n(s'), n the number of trajectories to a state: exact where the DAG counts them, learned elsewhere."""
+    """P_B = n(s)/n(s'), n the number of trajectories to a state: exact if the DAG counts them, otherwise learned."""
 
     exact: bool = True
-    """Use the DAG's closed form of n(s) where it has one; otherwise learn log n(s)."""
+    """Use the DAG's closed form of n(s) if it has one; otherwise learn log n(s)."""
 
     def heads(self, dag: DAG) -> Heads:
         return {} if self._count(dag) else {"backward": "backward", "count": "scalar"}

@@ -1,4 +1,4 @@
-"""From settings to a trainer."""
+"""Build a trainer from settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gfn_envs.dag import DAG
 
 
 def build_trainer(config: Config, dag: DAG) -> Trainer:
-    """Make everything that a run needs, seeded, on the DAG's device; `ValueError` for settings that are wrong."""
+    """Make everything that a run needs, seeded, on the DAG's device; `ValueError` for wrong settings."""
     check_config(config)
     model = build_model(config, dag)
     buffer = RolloutBuffer(dag, Keeps.all_of(model.agent.keeps, model.backward.keeps), seed=config.seed + 1)

@@ -1,4 +1,4 @@
-"""The settings of one run: what it chose, the settings that these choices own, and those of every run."""
+"""The settings of one run: its choices, the settings that belong to each choice, and the settings of every run."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from agents.settings import Bounds, InvalidSettingError, Settings, check, make, 
 from gfn_envs.registry import find, load
 
 FORMAT = 2
-"""Format of `config.json`; it is counted up where settings of before cannot be read any more."""
+"""Format of `config.json`; it goes up by one when older settings can no longer be read."""
 
 _SECTION = "_settings"
-"""The field `agent_settings` holds the settings that the choice `agent` owns; their dotted names begin with `agent.`"""
+"""The field `agent_settings` holds the settings of the choice `agent`; their dotted names begin with `agent.`"""
 
 
 class RunSettings(Settings):
-    """What the settings of all runs have in common; a subclass is a dataclass, and says what they mean."""
+    """The settings that all runs have in common; a subclass is a dataclass and documents them."""
 
     kind: ClassVar[str]
-    """The kind of run that has these settings: its subclass of `agents.runs.kinds.RunKind`, as `"module:Class"`."""
+    """The kind of run that has these settings: a subclass of `agents.runs.kinds.RunKind`, as `"module:Class"`."""
     choices: ClassVar[tuple[str, ...]]
-    """Settings that decide which others there are, and what their defaults are."""
+    """Settings that decide which other settings there are and what their defaults are."""
     extends: ClassVar[tuple[str, ...]] = ("trajectories",)
-    """Settings that may change when the run goes on."""
+    """Settings that may change when the run is resumed."""
 
     env: str
     env_kwargs: str
@@ -51,7 +51,7 @@ class RunSettings(Settings):
         return kwargs
 
     def flat(self) -> dict[str, Any]:
-        """Return every setting by its dotted name, such as `agent.lr`."""
+        """Return all settings by dotted name, such as `agent.lr`."""
         flat: dict[str, Any] = {}
         for name, value in values_of(self).items():
             if isinstance(value, Settings):
@@ -61,18 +61,18 @@ class RunSettings(Settings):
         return flat
 
     def to_json(self) -> str:
-        """Return the settings as JSON: their format and kind, then every setting by its dotted name."""
+        """Return the settings as JSON: the format and the kind, then all settings by dotted name."""
         return json.dumps({"format": FORMAT, "kind": self.kind, **self.flat()}, indent=2)
 
     def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
-        """Return the settings that differ from `other`, by dotted name: own value and the other's, None for none."""
+        """Return the settings that differ from `other`, by dotted name: own value and other value, None if absent."""
         own, others = self.flat(), other.flat()
         names = dict.fromkeys([*own, *others])
         return {name: (own.get(name), others.get(name)) for name in names if own.get(name) != others.get(name)}
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the settings that `to_json` wrote; `ValueError` for what is unknown, wrong, or of another format."""
+        """Return the settings that `to_json` wrote; `ValueError` if one is unknown or wrong, or of another format."""
         kind, values = read_values(text)
         if kind != cls.kind:
             raise InvalidSettingError(f"it holds the settings of another kind of run ({kind!r}, not {cls.kind!r})")
@@ -80,14 +80,14 @@ class RunSettings(Settings):
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
-        """Return the settings of values by dotted name; the rest have the defaults of their fields."""
+        """Return settings with these values by dotted name; the others have the defaults of their fields."""
         raise NotImplementedError
 
 
 def read_values(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the kind of run and the values by dotted name that `RunSettings.to_json` wrote; it imports nothing.
+    """Return the kind of run and the values by dotted name that `RunSettings.to_json` wrote; this imports nothing.
 
-    Raises `ValueError` for what is not JSON, not of this project, or of another format.
+    Raises `ValueError` if the text is not JSON, not from this project, or in another format.
     """
     values = json.loads(text)
     if not isinstance(values, dict):
@@ -108,7 +108,7 @@ def read_values(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def json_object(flag: str, text: str) -> dict[str, Any]:
-    """Return the JSON object given to `flag` as a dictionary, or raise `ValueError`."""
+    """Return the JSON object that was given to `flag` as a dictionary; `ValueError` if it is not one."""
     try:
         values = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -119,7 +119,7 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
 
 
 def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the values without a dot in their name, and those with one by what comes before it."""
+    """Return the values without a dot in their names, and the others grouped by what stands before the dot."""
     own: dict[str, Any] = {}
     sections: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -133,7 +133,7 @@ def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str
 
 @dataclass(frozen=True)
 class Config(RunSettings):
-    """One training run: the names of what it chose, the settings that each choice owns, and those of every run."""
+    """One training run: the names of its choices, the settings of each choice, and the settings of every run."""
 
     kind: ClassVar[str] = "agents.runs.kinds:AgentRun"
     choices: ClassVar[tuple[str, ...]] = ("agent", "backward", "network", "preset")
@@ -141,25 +141,25 @@ class Config(RunSettings):
     agent: str = "mdqn"
     """Forward objective; MODULE:NAME first imports the module that registers it, also from the current folder."""
     backward: str = "tlm"
-    """Backward policy, likewise."""
+    """Backward policy, or MODULE:NAME as for --agent."""
     network: str = "mlp"
-    """Network, likewise; auto takes the first that fits the environment: graph, transformer, mlp."""
+    """Network, or MODULE:NAME as for --agent; auto takes the first one registered that fits the environment."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     preset: str = "default"
-    """Named defaults: default, or paper, which has the published network size where the default is smaller."""
+    """Named defaults: default, or paper, which has the published network size if the default is smaller."""
     metrics: tuple[str, ...] = ()
     """Metrics besides the usual ones; MODULE:NAME first imports the module that registers it."""
     trajectories: Annotated[int, Bounds(1, 10**12)] = 1_000_000
     """Trajectories to sample in training."""
     batch_size: Annotated[int, Bounds(1, 10**7)] = 16
-    """Trajectories an iteration."""
+    """Trajectories per iteration."""
     seed: Annotated[int, Bounds(0, 2**62)] = 0
     """Seed of everything random."""
     device: str = "auto"
-    """Where to compute: auto (cuda if there is one), cpu or cuda."""
+    """Where to compute: auto (cuda if available), cpu or cuda."""
     threads: Annotated[int, Bounds(1, 1024)] = 1
     """CPU threads of torch; one is fastest for small networks unless the machine is otherwise idle."""
     eval_every: Annotated[int, Bounds(1, 10**9)] = 500
@@ -167,11 +167,11 @@ class Config(RunSettings):
     epsilon: Annotated[float, Bounds(0, 1)] = 0.0
     """Probability of a uniformly random action while sampling, at the start."""
     epsilon_end: Annotated[float, Bounds(0, 1)] = 0.0
-    """The same at the end of its schedule, --epsilon-trajectories."""
+    """The same probability after --epsilon-trajectories."""
     epsilon_trajectories: Annotated[int, Bounds(0, 10**12)] = 0
-    """Trajectories over which --epsilon moves linearly to --epsilon-end; 0 keeps it as it is."""
+    """Trajectories over which --epsilon moves linearly to --epsilon-end; 0 keeps --epsilon constant."""
     learning_starts: Annotated[int, Bounds(0, 10**9)] = 0
-    """Iterations that only collect, before the first update."""
+    """Iterations that only collect trajectories, before the first update."""
     agent_settings: Annotated[AgentSettings, tyro.conf.arg(name="agent")] = field(default_factory=MunchausenDQNSettings)
     backward_settings: Annotated[BackwardSettings, tyro.conf.arg(name="backward")] = field(default_factory=TLMSettings)
     network_settings: Annotated[NetworkSettings, tyro.conf.arg(name="network")] = field(default_factory=MLPSettings)
@@ -182,20 +182,20 @@ class Config(RunSettings):
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
-        # The names are made first: that refuses one of the wrong type before it is looked up.
+        # Convert the names first: this rejects one of the wrong type before it is looked up.
         chosen = make(cls, {kind: values[kind] for kind in CHOICES if kind in values}, "")
         groups = {kind + _SECTION: choices.find(getattr(chosen, kind))() for kind, choices in CHOICES.items()}
         return with_values(dataclasses.replace(chosen, **groups), values)
 
 
 CHOICES = {"agent": registry.AGENTS, "backward": registry.BACKWARD, "network": registry.NETWORKS}
-"""The fields of `Config` that name a choice, and what each can be."""
+"""The fields of `Config` that name a choice, and the registry of each."""
 
 
 def with_values(config: Any, values: Mapping[str, Any]) -> Any:
-    """Return `config` with settings replaced by dotted name; `InvalidSettingError` for what is unknown or wrong.
+    """Return `config` with values replaced by dotted name; `InvalidSettingError` for an unknown or wrong one.
 
-    It does not replace choices by others: a choice's settings would not be the other's.
+    It cannot replace a choice by another, because each choice has settings of its own.
     """
     own, sections = split(values)
     groups = {
@@ -215,9 +215,9 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def choose_network(name: str, env: str) -> str:
-    """Return the name of the network to use on an environment: `name`, or for `"auto"` the first one that fits.
+    """Return the name of the network to use on an environment: `name`, or the first that fits for `"auto"`.
 
-    Raises `ValueError` for an unknown name, and for a network that does not fit the environment.
+    Raises `ValueError` for an unknown name and for a network that does not fit the environment.
     """
     dag = load(find(env)[0])
     if name == "auto":
@@ -234,9 +234,9 @@ def usual(
     network: str = "auto",
     preset: str = Config.preset,
 ) -> Config:
-    """Return the default settings of what a run chose: the paper's, but for the size of networks on molecules.
+    """Return the default settings of a run's choices: the paper's, except for the size of networks on molecules.
 
-    Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown one.
+    Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown name.
     """
     find(env)
     names = {"agent": agent, "backward": backward, "network": choose_network(network, env)}
@@ -247,7 +247,7 @@ def usual(
 
 
 def check_config(config: Config) -> None:
-    """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read."""
+    """Raise `ValueError` for an unknown name, a number out of range, or a setting that the run would not read."""
     default = usual(config.env, config.agent, config.backward, config.network, config.preset)
     check(config, default)
     for name, value in values_of(config).items():

@@ -1,4 +1,4 @@
-"""From settings to an environment, and to a network with the agent and the backward policy that read it."""
+"""Build the environment of a run from its settings, and the network with the agent and backward policy that read it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gfn_envs.errors import choose
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of `--device`; `ValueError` for what is unknown or not there."""
+    """Return the device that `--device` names; `ValueError` if it is unknown or not available."""
     cuda = torch.cuda.is_available()
     devices = {"auto": "cuda" if cuda else "cpu", "cpu": "cpu", "cuda": "cuda"}
     device = choose("device", name, devices)
@@ -37,20 +37,20 @@ def make_dag(config: RunSettings) -> DAG:
 
 @dataclass(frozen=True)
 class Model:
-    """A network, its slow copies, and the agent and the backward policy that read them."""
+    """A network, its slow copies, and the agent and backward policy that read them."""
 
     parts: Parts
     agent: Agent
     backward: Backward
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the weights that sampling and log P need, by name: the network's, its copies', the agent's own."""
+        """Return the weights that sampling and log P need, by name: of the network, its copies and the agent."""
         copies = {f"target{i}": copy for i, copy in enumerate(self.parts.targets.copies())}
         modules = {"network": self.parts.network, **copies, "own": self.agent.own}
         return {f"{part}.{name}": t for part, module in modules.items() for name, t in module.state_dict().items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Copy what `tensors` returned into this model; `ValueError`, and no change, where it does not fit."""
+        """Copy what `tensors` returned into this model; `ValueError` if it does not fit, and then nothing changes."""
         present = self.tensors()
         if odd := sorted(set(present) ^ set(tensors)):
             raise ValueError(f"its weights are not those of its settings (first difference: {odd[0]})")
@@ -62,7 +62,7 @@ class Model:
 
 
 def build_model(config: Config, dag: DAG) -> Model:
-    """Make the network, the backward policy and the agent of a run, seeded, on the DAG's device."""
+    """Make a run's network, backward policy and agent, seeded, on the DAG's device."""
     heads = merged(config.agent_settings.heads(dag), config.backward_settings.heads(dag))
     network = config.network_settings.build(dag, heads, config.seed).to(dag.device)
     parts = Parts(dag, network, Targets(network))

@@ -1,4 +1,4 @@
-"""One gradient step: all gradients cleared before the pass, clipped after it, then Adam and its learning-rate decay."""
+"""One gradient step: clear all gradients, run the backward pass, clip, step Adam, and decay its learning rate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agents.settings import Bounds, Settings
 
 
 class Optimizer:
-    """Adam on groups of parameters, with gradient clipping and a learning rate that shrinks every step.
+    """Adam on groups of parameters, with gradient clipping and a learning rate that can shrink every step.
 
     Args:
-        module: its gradients are all cleared before the pass, also those of parameters that other optimizers step: a
-            torso shared by P_F and P_B must not carry one's gradient into the other's step.
+        module: all its gradients are cleared before the pass, also those of parameters that other optimizers train.
+            Otherwise a torso shared by P_F and P_B would carry the gradient of one into the step of the other.
         groups: pairs of parameters and learning rate.
         weight_decay: L2 penalty of Adam.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        max_grad_norm: gradients are scaled down to this norm; 0 does not clip them.
         decay: factor on the learning rates after every step.
     """
 
@@ -40,7 +40,7 @@ class Optimizer:
 
     @cached_property
     def adam(self) -> torch.optim.Adam:
-        """The optimizer of torch. It is made when it is first used: who only samples need not wait for its imports."""
+        """Torch's optimizer, made on first use so that sampling alone does not wait for its imports."""
         fused = self.parameters[0].device.type in ("cpu", "cuda")
         return torch.optim.Adam(self._groups, weight_decay=self.weight_decay, fused=fused)
 
@@ -57,7 +57,7 @@ class Optimizer:
                 group["lr"] *= self.decay
 
     def state_dict(self) -> dict:
-        """Return Adam's state, learning rates included."""
+        """Return Adam's state, including the learning rates."""
         return self.adam.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
@@ -67,14 +67,14 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class AdamSettings(Settings):
-    """The settings of an `Optimizer`, for who learns with one at a constant rate."""
+    """The settings of an `Optimizer` with a constant learning rate."""
 
     lr: Annotated[float, Bounds(0, 1e3)] = 1e-3
     """Learning rate."""
     weight_decay: Annotated[float, Bounds(0, 1e3)] = 0.0
     """L2 penalty on the weights."""
     max_grad_norm: Annotated[float, Bounds(0, 1e12)] = 0.0
-    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+    """Gradients are scaled down to this norm; 0 does not clip them."""
 
     def decay(self) -> float:
         """Return the factor on the learning rates after every step."""
@@ -83,9 +83,9 @@ class AdamSettings(Settings):
     def optimizer(
         self, module: nn.Module, weights: Iterable[nn.Parameter], *others: tuple[Iterable[nn.Parameter], float]
     ) -> Optimizer:
-        """Return the optimizer of `weights` at the rate `lr`, and of `others` at rates of their own.
+        """Return an optimizer for `weights` at the rate `lr`, and for `others` at rates of their own.
 
-        `module` is what all gradients are cleared of, see `Optimizer`.
+        `Optimizer` clears all gradients of `module` before each step.
         """
         groups = [(weights, self.lr), *others]
         return Optimizer(module, groups, self.weight_decay, self.max_grad_norm, self.decay())

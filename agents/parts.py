@@ -1,4 +1,4 @@
-"""What agents and backward policies are built from."""
+"""The parts from which agents and backward policies are built."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class Parts:
     dag: DAG
     """The environment."""
     network: Network
-    """The network, with the heads that the settings of both asked for."""
+    """The network, with the heads that the settings of both ask for."""
     targets: Targets
     """Slow copies of the network: `targets.get(rate)` is the copy that moves at that rate."""

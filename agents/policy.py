@@ -1,6 +1,6 @@
-"""A trained policy: sample objects with it, ask for their probability, act in Gymnasium, save it and load it.
+"""A trained policy: sample objects, estimate their probability, act in Gymnasium, save and load.
 
-The file of a policy holds tensors and JSON only (safetensors): nothing in it is unpickled, and no code in it runs.
+A policy's file holds only tensors and JSON (safetensors). Loading it unpickles nothing and runs no code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gfn_envs.envs.molecules import chem
 
 FORMAT, VERSION = "gfn-agents-policy", "1"
 FILE = "policy.safetensors"
-"""The policy's file in the folder of a run."""
+"""Name of the policy's file in the folder of a run."""
 CHUNK = 4096
 """Trajectories sampled at a time."""
 
@@ -46,7 +46,7 @@ class Samples:
     log_reward: Tensor
     """float32 `[n]`: log R."""
     log_raw_reward: Tensor
-    """float32 `[n]`: log of the raw reward, which is r for molecules and R elsewhere."""
+    """float32 `[n]`: log of the raw reward, which is r for molecules and R for other environments."""
     log_pf: Tensor
     """float32 `[n]`: log-probability of the trajectory that led to the object."""
 
@@ -55,9 +55,9 @@ class Samples:
 
 
 class TrainedPolicy:
-    """A forward policy P_F with its P_B and its estimate of log Z, on the environment that it was trained on.
+    """A trained forward policy P_F, with its P_B and its estimate of log Z, on its environment.
 
-    Made by `agents.load` and by `agents.train(...).policy`.
+    `agents.load` and `agents.train(...).policy` return one.
 
     Attributes:
         config: the settings of the run that trained it.
@@ -72,15 +72,15 @@ class TrainedPolicy:
 
     @property
     def log_z(self) -> float:
-        """The estimate of log Z."""
+        """The policy's estimate of log Z."""
         return float(self._model.agent.log_z())
 
     def gflownet(self) -> GFlowNet:
-        """Return the policy as metrics look at it: P_F, P_B and log Z."""
+        """Return the policy in the form that metrics read: P_F, P_B and log Z."""
         return self._model.agent
 
     def sample(self, num: int, seed: int = 0) -> Samples:
-        """Complete `num` objects by the policy, with random numbers drawn from `seed`."""
+        """Sample `num` complete objects with the policy; `seed` seeds the random numbers."""
         _at_least("num", num, 1)
         generator = make_generator(self.dag.device, seed)
         parts = []
@@ -91,17 +91,17 @@ class TrainedPolicy:
         return Samples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def log_prob(self, states: Tensor, rollouts: int = 10, seed: int = 0) -> Tensor:
-        """Return an estimate of the log-probability that the policy ends in each of terminal `states [N, d]`, `[N]`.
+        """Estimate the log-probability `[N]` that the policy ends in each of the terminal `states [N, d]`.
 
-        It is made of `rollouts` backward walks by P_B a state; it is a lower bound in expectation, tighter with more.
-        Raises `ValueError` for a state that is not a complete object of the environment.
+        The estimate uses `rollouts` backward walks by P_B per state. It is a lower bound in expectation, and more walks
+        make it tighter. Raises `ValueError` for a state that is not a complete object of the environment.
         """
         _at_least("rollouts", rollouts, 1)
         states = self._checked(states)
         return log_likelihood(self._model.agent, states, rollouts, make_generator(self.dag.device, seed))
 
     def trajectories_to(self, states: Tensor, seed: int = 0) -> Trajectories:
-        """Return one trajectory to each of terminal `states [N, d]`, walked back by P_B, in forward order.
+        """Return one trajectory to each of the terminal `states [N, d]`, walked back by P_B, in forward order.
 
         Raises `ValueError` for a state that is not a complete object of the environment.
         """
@@ -109,15 +109,15 @@ class TrainedPolicy:
         return rollout(self.dag, self._model.agent.backward_policy(), states, generator, backward=True)
 
     def log_probs_along(self, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
-        """Return log P_F and log P_B of whole trajectories, each `[B]`."""
+        """Return log P_F and log P_B of complete trajectories, each `[B]`."""
         return log_probs(self._model.agent, trajectories)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, info: dict[str, Any], greedy: bool = False) -> Any:
         """Return an action for a Gymnasium environment: an int for one observation `[d]`, int64 `[n]` for `[n, d]`.
 
-        `info` is what `reset` and `step` return; its `action_mask` says what is legal. The action is drawn from the
-        policy, or the most probable one where `greedy`. `seed` restarts the random numbers.
+        `info` is what `reset` and `step` return; its `action_mask` marks the legal actions. The action is drawn from
+        the policy, or is the most probable one if `greedy`. The method `seed` restarts the random numbers.
         """
         states = torch.as_tensor(np.atleast_2d(np.asarray(obs)), dtype=torch.int64, device=self.dag.device)
         if states.shape[1] != self.dag.state_dim:
@@ -133,11 +133,11 @@ class TrainedPolicy:
         self._acting = make_generator(self.dag.device, seed)
 
     def evaluate(self, seed: int = 0, **settings: Any) -> dict[str, float]:
-        """Return the metrics of a run, by name, of `samples` fresh objects and of the policy.
+        """Return the run's metrics by name, measured on the policy and on `samples` fresh objects.
 
         Args:
-            seed: seed of everything that is drawn.
-            settings: values of `agents.EvaluationSettings` in place of the run's own, such as `test_rollouts=100`.
+            seed: seed of everything random.
+            settings: values of `agents.EvaluationSettings` that replace the run's own, such as `test_rollouts=100`.
         """
         from agents.evaluation.evaluator import Evaluator
 
@@ -150,13 +150,13 @@ class TrainedPolicy:
         return evaluator.evaluate(self._model.agent, last=True)
 
     def texts(self, states: Tensor) -> list[str]:
-        """Return a text for each of `states [N, d]`: SMILES of molecules where RDKit is installed, else the state's."""
+        """Return a text for each of `states [N, d]`: the SMILES of a molecule if RDKit is installed, else the state."""
         if isinstance(self.dag, Molecules) and chem.installed():
             return self.dag.to_smiles(states)
         return self.dag.describe(states)
 
     def save(self, path: str | Path) -> None:
-        """Write the policy to a file that `agents.load` reads, without the folder of its run."""
+        """Write the policy to one file, which `agents.load` can read without the folder of the run."""
         write_atomically(Path(path), to_bytes(self.config, self._model, self.trajectories))
 
     def _checked(self, states: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def _at_least(name: str, value: int, least: int) -> None:
 
 
 def to_bytes(config: Config, model: Model, trajectories: int) -> bytes:
-    """Return the content of a policy's file: the weights that sampling and log P need, and the settings as JSON."""
+    """Return the content of a policy's file: the weights for sampling and log P, and the settings as JSON."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.tensors().items()}
     about = {"format": FORMAT, "version": VERSION, "config": config.to_json(), "trajectories": str(trajectories)}
     return save(tensors, metadata=about)
@@ -185,8 +185,8 @@ def to_bytes(config: Config, model: Model, trajectories: int) -> bytes:
 def load(path: str | Path, device: str = "auto") -> TrainedPolicy:
     """Load a trained policy from the folder of a run, or from a file that `TrainedPolicy.save` wrote.
 
-    Only the network and log Z are read: no replay, no optimizer, no enumeration. Raises `agents.RunFileError` for a
-    folder without a policy and for a damaged or foreign file.
+    It reads only the network and log Z: no replay, no optimizer, no enumeration. Raises `agents.RunFileError` for a
+    folder without a policy, for a damaged file, and for a file of another program.
     """
     file = Path(path)
     if file.is_dir():

@@ -1,4 +1,4 @@
-"""The loop: collect trajectories, update P_B, update P_F, evaluate, checkpoint.
+"""The training loop: collect trajectories, update P_B, update P_F, evaluate, checkpoint.
 
 Source: Gritsaev et al. 2025 (arXiv 2410.15474), Algorithm 1.
 """
@@ -26,18 +26,18 @@ from agents.sampling.rollout import Trajectories, rollout
 from gfn_envs.dag import log_rewards_or_error
 
 CHECK_EVERY = 100
-"""Iterations between two looks at the losses (and, off the CPU, at the rewards): each look waits for the device."""
+"""Iterations between two checks of the losses (and of the rewards, if not on the CPU): a check waits for the device."""
 
 
 class Means:
-    """Means of named scalar tensors, summed up without waiting for the device."""
+    """Means of named scalar tensors, accumulated without waiting for the device."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Take one value of each of some names into account."""
+        """Add one value to the mean of each name in `values`."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -47,7 +47,7 @@ class Means:
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all values."""
         self._sums.clear()
         self._counts.clear()
 
@@ -62,9 +62,9 @@ class Means:
 
 
 class Trainer:
-    """Trains one agent and one backward policy on one DAG; knows none of them by name.
+    """Trains one agent and one backward policy on one DAG, whichever they are.
 
-    `history` holds one dictionary of metrics an evaluation.
+    `history` holds one dictionary of metrics per evaluation.
     """
 
     def __init__(self, config: Config, model: Model, buffer: RolloutBuffer, evaluator: Evaluator) -> None:
@@ -85,11 +85,11 @@ class Trainer:
 
     @property
     def num_iterations(self) -> int:
-        """Number of iterations of the whole run."""
+        """Number of iterations in the whole run."""
         return -(-self.config.trajectories // self.config.batch_size)
 
     def epsilon(self) -> float:
-        """Return the present probability of a random action."""
+        """Return the current probability of a random action."""
         config = self.config
         if config.epsilon_trajectories == 0:
             return config.epsilon
@@ -97,7 +97,7 @@ class Trainer:
         return config.epsilon + done * (config.epsilon_end - config.epsilon)
 
     def collect(self) -> Trajectories:
-        """Sample a batch with the present P_F into the buffer."""
+        """Sample a batch with the current P_F, put it into the buffer, and return it."""
         start = self.dag.reset(self.config.batch_size)
         batch = rollout(self.dag, self.agent.policy(), start, self.generator, self.epsilon())
         self.buffer.add(batch)
@@ -122,9 +122,9 @@ class Trainer:
     def train(
         self, on_evaluation: Callable[[dict[str, float]], None], stop: Callable[[], bool], progress: bool = True
     ) -> bool:
-        """Iterate to the end, or until `stop()` between two iterations; return whether the end was reached.
+        """Iterate to the end, or until `stop()` is true between two iterations; return whether the end was reached.
 
-        `on_evaluation` receives each evaluation's metrics after they entered `history`.
+        `on_evaluation` receives the metrics of each evaluation after they are added to `history`.
         """
         bar = tqdm(total=self.config.trajectories, initial=self.trajectories, unit="traj", disable=not progress)
         with bar:
@@ -174,7 +174,7 @@ class Trainer:
         return shown
 
     def _check(self) -> None:
-        """Raise before a NaN reaches a checkpoint."""
+        """Raise an error before a NaN reaches a checkpoint."""
         if self.buffer.batches:
             self._check_rewards(self.buffer.newest)
         self._check_losses()
@@ -192,19 +192,19 @@ class Trainer:
             log_rewards_or_error(self.dag, batch.terminal_states)
 
     def gflownet(self) -> GFlowNet:
-        """Return the policy that is measured: the agent's."""
+        """Return the policy that is measured: the agent itself."""
         return self.agent
 
     def columns(self) -> dict[str, Column]:
-        """Return how each figure of `history` is shown, by name; those that are missing have a usual column."""
+        """Return how each metric of `history` is shown, by name; a metric that is missing here has a usual column."""
         return run_columns(self.evaluator.columns())
 
     def attachments(self) -> dict[str, bytes]:
-        """Return the files that belong to a checkpoint besides, by name: the policy alone, for who only uses it."""
+        """Return further files to save with a checkpoint, by name: the policy alone, which is enough to use it."""
         return {policy.FILE: policy.to_bytes(self.config, self.model, self.trajectories)}
 
     def state_dict(self) -> dict:
-        """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
+        """Return everything on which the rest of the run depends, as tensors, numbers, lists and dictionaries."""
         return {
             "network": self.network.state_dict(),
             "targets": self.targets.state_dict(),

@@ -1,4 +1,4 @@
-"""Training from Python: the same runs as the command line's."""
+"""Training from Python, with the same runs as from the command line."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Training:
     """A run that was trained from Python."""
 
     trainer: Trainer
-    """The run itself."""
+    """The trainer of the run."""
     folder: RunFolder[Config] | None
-    """Its folder; None where it was kept in memory."""
+    """The folder of the run; None if the run was kept in memory."""
 
     @property
     def config(self) -> Config:
-        """The settings."""
+        """The settings of the run."""
         return self.trainer.config
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """One dictionary of metrics an evaluation, oldest first."""
+        """One dictionary of metrics per evaluation, oldest first."""
         return self.trainer.history
 
     @property
@@ -47,7 +47,7 @@ class Training:
 
     @property
     def policy(self) -> TrainedPolicy:
-        """What was learned."""
+        """The trained policy."""
         return TrainedPolicy(self.config, self.trainer.dag, self.trainer.model, self.trainer.trajectories)
 
 
@@ -65,21 +65,21 @@ def train(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Training:
-    """Train an agent; with equal settings it is the same run as the command line's, to the bit.
+    """Train an agent; with the same settings the command line gives the same run, bit for bit.
 
     Args:
-        env, agent, backward, network, preset: what to choose; each may be `"module:name"`, where the module registers
+        env, agent, backward, network, preset: choices; each may be `"module:name"`, where the module registers
             the name.
         trajectories: trajectories to sample; None for the preset's number.
         seed: seed of everything random.
-        env_kwargs: keyword arguments of the environment; they must be JSON (a reward is named as "module:function").
+        env_kwargs: keyword arguments of the environment; they must be JSON (name a reward as "module:function").
         settings: other settings by dotted name, such as `{"agent.lr": 1e-4, "eval_every": 100}`.
-        out: folder of the run; None keeps it in memory.
+        out: folder of the run; None keeps the run in memory.
         overwrite: replace the run that `out` holds.
         progress: show a progress bar.
 
-    Raises `ValueError` for unknown names, settings that are wrong, and a folder that already holds a run, which
-    `resume` goes on with.
+    Raises `ValueError` for unknown names, for wrong settings, and for a folder that already holds a run. `resume`
+    continues such a run.
     """
     values: dict[str, Any] = {"seed": seed, "env_kwargs": _as_json(env_kwargs or {}), **(settings or {})}
     if trajectories is not None:

@@ -1,6 +1,7 @@
-"""What a policy network is: torsos that turn states into features, and the heads that were asked for.
+"""Policy networks: torsos turn states into features, and heads turn features into outputs.
 
-Source: one torso shared by P_F, P_B and F, zero-initialised last layer of P_B: Gritsaev et al. 2025 (arXiv 2410.15474).
+Source: Gritsaev et al. 2025 (arXiv 2410.15474) for one torso shared by P_F, P_B and F, and for the zero-initialised
+last layer of P_B.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from agents.settings import Settings
 from gfn_envs.dag import DAG
 
 Kind = Literal["forward", "backward", "scalar"]
-"""What a head gives for each state: a number a forward action, a number a backward action, or one number."""
+"""What a head gives for each state: one number per forward action, one per backward action, or a single number."""
 
 Heads = Mapping[str, Kind]
-"""The heads of a network by name. `"forward"` is P_F's by custom, `"backward"` P_B's, `"flow"` log F's."""
+"""The heads of a network by name. By custom `"forward"` is for P_F, `"backward"` for P_B and `"flow"` for log F."""
 
 
 def merged(*wanted: Heads) -> Heads:
-    """Return all the heads that several parts want; `ValueError` where two want different kinds by one name."""
+    """Return all heads that several parts want; `ValueError` if two want different kinds under one name."""
     heads: dict[str, Kind] = {}
     for each in wanted:
         for name, kind in each.items():
@@ -36,10 +37,10 @@ def merged(*wanted: Heads) -> Heads:
 
 @contextlib.contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Draw from a random stream that belongs to `seed` and `name`, and leave torch's global one untouched.
+    """Draw from a random stream of its own for `seed` and `name`, and leave torch's global stream untouched.
 
-    A head or torso is initialised in it, so that it has the same weights whatever other heads there are. It draws on
-    the CPU, so that a seed means the same weights on every device.
+    Heads and torsos are initialised inside it, so each has the same weights whatever other heads there are. The stream
+    is on the CPU, so a seed gives the same weights on every device.
     """
     with torch.random.fork_rng(devices=[]):
         digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
@@ -48,14 +49,14 @@ def seeded(seed: int, name: str) -> Iterator[None]:
 
 
 class Network(nn.Module):
-    """Torsos that turn states into features, and heads that read them; `network(states)` gives `Outputs`.
+    """Torsos turn states into features, and heads read the features; `network(states)` returns `Outputs`.
 
     Args:
         heads: names and kinds of the heads to make.
-        torso: makes a module `states [B, d] -> features`.
-        head: makes a module `features -> output` of a kind: `[B, num_actions]` for `"forward"`,
-            `[B, num_backward_actions]` for `"backward"`, `[B, 1]` for `"scalar"`.
-        shared_torso: one torso for all heads; otherwise each head has its own.
+        torso: function that makes a module `states [B, d] -> features`.
+        head: function that makes a module `features -> output` for a kind. The output is `[B, num_actions]` for
+            `"forward"`, `[B, num_backward_actions]` for `"backward"` and `[B, 1]` for `"scalar"`.
+        shared_torso: if true, all heads share one torso; otherwise each head has its own.
         seed: seed of the initial weights.
     """
 
@@ -82,26 +83,26 @@ class Network(nn.Module):
         return Outputs(self, states)
 
     def head(self, name: str) -> nn.Module:
-        """Return the head of that name; `KeyError` where nobody asked for it when the network was made."""
+        """Return the head called `name`; `KeyError` if it was not asked for when the network was made."""
         if _key(name) not in self._heads:
             have = ", ".join(key.removesuffix("_head") for key in self._heads)
             raise KeyError(f"the network has no head {name!r}, only {have}: name it in the heads() of the settings.")
         return self._heads[_key(name)]
 
     def torso_of(self, name: str) -> nn.Module:
-        """Return the torso that the head of that name reads."""
+        """Return the torso that the head called `name` reads."""
         return self.torsos[self._torso_of[name]]
 
     def sampler(self, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """Return a function `states [B, d] -> scale * forward logits [B, num_actions]` with the present weights.
+        """Return a function `states [B, d] -> scale * forward logits [B, num_actions]` with the current weights.
 
-        It is for rollouts. A network whose forward pass is dominated by Python overrides it with a leaner one.
+        Rollouts use it. A network overrides it with a faster one if its forward pass spends most time in Python.
         """
         torso, head = self.torso_of("forward"), self.head("forward")
         return lambda states: head(torso(states)) * scale
 
     def parameters_of(self, *heads: str) -> Iterator[nn.Parameter]:
-        """Yield the parameters of these heads and of the torsos that they read, each once."""
+        """Yield the parameters of `heads` and of the torsos that they read, each once."""
         for name in dict.fromkeys(self._torso_of[head] for head in heads):
             yield from self.torsos[name].parameters()
         for head in heads:
@@ -109,9 +110,9 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def zero(self, name: str) -> None:
-        """Zero the last layer of a head, so that its output is 0 at every state until it learns.
+        """Zero the last layer of a head: it says the same of all actions and states, usually 0, until it learns.
 
-        A head says how by a method `zero()` of its own; otherwise its last `nn.Linear` is zeroed.
+        If the head has a method `zero()`, that method is called. Otherwise the head's last `nn.Linear` is zeroed.
         """
         head = self.head(name)
         own = getattr(head, "zero", None)
@@ -124,15 +125,15 @@ class Network(nn.Module):
 
 
 def _key(name: str) -> str:
-    # A module cannot hold another one by the name of one of its methods, such as "forward".
+    # A module cannot hold another module under the name of one of its own methods, such as "forward".
     return name + "_head"
 
 
 class Outputs:
-    """A network's outputs at a batch of states. Each is computed once, when it is first read.
+    """A network's outputs at a batch of states; each output is computed once, when it is first read.
 
-    Gradients flow where they are enabled at that moment. The parts of a loss share one `Outputs`, and so share the
-    passes through the torsos; `of` gives the outputs of another network, such as a slow copy, at the same states.
+    Gradients flow if they are enabled at that moment. The parts of a loss share one `Outputs`, so they also share the
+    passes through the torsos. `of` returns the outputs of another network, such as a slow copy, at the same states.
     """
 
     def __init__(self, network: Network, states: Tensor) -> None:
@@ -142,7 +143,7 @@ class Outputs:
         self._others: dict[Network, Outputs] = {}
 
     def head(self, name: str) -> Tensor:
-        """Return the output of the head of that name, `[B, n]`."""
+        """Return the output of the head called `name`, `[B, n]`."""
         if name not in self._outputs:
             self._outputs[name] = self._compute(name)
         return self._outputs[name]
@@ -155,7 +156,7 @@ class Outputs:
         return head(self._features[torso])
 
     def of(self, network: Network) -> Outputs:
-        """Return a network's outputs at the same states; they are kept, so that a second call returns the same."""
+        """Return another network's outputs at the same states; a second call returns the same object."""
         if network is self.network:
             return self
         if network not in self._others:
@@ -166,7 +167,7 @@ class Outputs:
         return Outputs(network, self.states)
 
     def rows(self, rows: slice) -> Outputs:
-        """Return the outputs at some of the states; what is read of them is computed for all states, once."""
+        """Return the outputs at some of the states; what is read is computed once, for all states."""
         return _Rows(self, rows)
 
     @property
@@ -190,7 +191,7 @@ class Outputs:
 
 
 class _Rows(Outputs):
-    """The outputs at a slice of the states of other outputs."""
+    """The outputs at a slice of the states of another `Outputs`."""
 
     def __init__(self, whole: Outputs, rows: slice) -> None:
         super().__init__(whole.network, whole.states[rows])
@@ -204,13 +205,16 @@ class _Rows(Outputs):
 
 
 class NetworkSettings(Settings, ABC):
-    """The settings of a network, which build it; a subclass is a frozen dataclass registered by `register_network`."""
+    """The settings of a network; `build` makes the network.
+
+    A subclass is a frozen dataclass and is registered with `agents.register_network`.
+    """
 
     @classmethod
     def fits(cls, dag: type[DAG]) -> str:
-        """Return what a DAG class lacks for this network, or an empty string where it fits."""
+        """Return what a DAG class lacks for this network, or an empty string if it lacks nothing."""
         return ""
 
     @abstractmethod
     def build(self, dag: DAG, heads: Heads, seed: int) -> Network:
-        """Return the network with these heads, on the CPU, its weights drawn with `seed`."""
+        """Return the network with these heads, on the CPU, with weights drawn from `seed`."""

@@ -1,8 +1,8 @@
-"""A graph transformer policy: what it says of slots and pairs of slots moves with them when slots are renamed.
+"""A graph transformer policy: when slots are renamed, its outputs for slots and pairs of slots move with them.
 
-Source: attention biased by the kind of pair and by the length of shortest paths, Ying et al. 2021 (arXiv 2106.05234);
-layers normalised first, Xiong et al. 2020 (arXiv 2002.04745); a graph transformer of 8 layers, 128 units and 2 heads
-as the policy of the molecule experiments, Gritsaev et al. 2025 (arXiv 2410.15474).
+Source: Ying et al. 2021 (arXiv 2106.05234) for attention biased by the kind of pair and by the length of shortest
+paths; Xiong et al. 2020 (arXiv 2002.04745) for layers that normalise first; Gritsaev et al. 2025 (arXiv 2410.15474)
+for a graph transformer of 8 layers, 128 units and 2 heads as the policy of the molecule experiments.
 """
 
 from __future__ import annotations
@@ -27,31 +27,34 @@ from gfn_envs.dag import DAG
 from gfn_envs.views import GraphView
 
 _PADDING_TOKENS = 32
-"""On the CPU rows of different sizes share a pass where that pads fewer tokens: about what a pass more costs."""
+"""On the CPU, rows of different sizes share a pass if this adds at most so many padding tokens.
+
+Computing these costs about as much as one more pass.
+"""
 
 _PASS_TOKENS = 768
-"""On the CPU a pass is cut to about so many tokens, so that what a layer computes stays in the fast caches."""
+"""On the CPU, a pass is cut to about this many tokens, so that the results of a layer stay in the fast caches."""
 
 
 @dataclass(frozen=True)
 class GraphPass:
-    """What a torso says of some graphs of up to `n` nodes."""
+    """The torso's output for some graphs of up to `n` nodes."""
 
     tokens: Tensor
-    """`[b, 1 + n, width]`: the summary token, then one a slot; arbitrary in empty slots."""
+    """`[b, 1 + n, width]`: the summary token, then one token per slot; arbitrary in empty slots."""
     codes: Tensor
     """int64 `[b, n, n]`: the kind of each pair of slots, see `PairKinds`."""
     filled: Tensor
-    """bool `[b, n]`."""
+    """bool `[b, n]`: whether the slot holds a node."""
 
 
 @dataclass(frozen=True)
 class GraphFeatures:
-    """What a torso says of a batch of graphs, in passes over rows of about one size."""
+    """The torso's output for a batch of graphs, in passes over rows of similar size."""
 
     passes: list[GraphPass]
     place: Tensor
-    """int64 `[B]`: where each row stands among the rows of all passes."""
+    """int64 `[B]`: the place of each row among the rows of all passes."""
 
     def gather(self, outputs: list[Tensor]) -> Tensor:
         """Return the `outputs` of all passes as `[B, ...]`, in the order of the batch."""
@@ -59,11 +62,13 @@ class GraphFeatures:
 
 
 class PairKinds:
-    """What a graph says of two slots, as one number: length of the shortest path, neighbours in common (2 or more count
-    as 2), pair (i, j), and where pairs are ordered (j, i).
+    """The kind of a pair of slots, as one number that describes how the graph relates the two slots.
 
-    Distances alone cannot tell the two graphs of six nodes with three neighbours each; with triangles they can.
-    `count` numbers for two filled slots; `count` itself is the kind of all pairs with an empty slot.
+    The number encodes the length of the shortest path, the number of common neighbours (2 or more count as 2), the pair
+    value (i, j), and, if pairs are ordered, (j, i). Two graphs have six nodes with three neighbours each: distances
+    alone cannot tell them apart, but distances and triangles can.
+
+    Pairs of filled slots have the kinds 0 .. `count - 1`. All pairs with an empty slot have the kind `count`.
     """
 
     def __init__(self, view: GraphView) -> None:
@@ -84,7 +89,7 @@ class PairKinds:
         return torch.where(both, codes, self.count)
 
     def _distances(self, joined: Tensor) -> Tensor:
-        """Return the lengths of shortest paths along joined pairs, uint8 `[B, N, N]`; `far` where there is none."""
+        """Return the lengths of shortest paths along joined pairs, uint8 `[B, N, N]`; `far` if there is no path."""
         lengths = torch.where(joined, 1, self.far).to(torch.uint8)
         lengths.diagonal(dim1=1, dim2=2).zero_()
         for via in range(joined.shape[1]):
@@ -93,7 +98,7 @@ class PairKinds:
 
 
 class PairTable(nn.Module):
-    """`size` learned numbers for each kind of pair: a sum of one part for each of the things that it says."""
+    """`size` learned numbers for each kind of pair: the sum of one part for each property that the kind encodes."""
 
     def __init__(self, kinds: PairKinds, size: int, spread: float) -> None:
         super().__init__()
@@ -110,7 +115,8 @@ class PairTable(nn.Module):
 class _Attention(Function):
     """`(softmax(q k^T / sqrt(d) + bias) + extra) v` for all heads, for graphs of a few tokens.
 
-    There torch's own softmax and attention cost ten times the arithmetic: they go along rows of less than ten numbers.
+    For such graphs the rows have fewer than ten numbers, and torch's own softmax and attention then take ten times as
+    long as the arithmetic itself.
     """
 
     @staticmethod
@@ -147,7 +153,7 @@ class _Attention(Function):
 
 
 def _row_sums(x: Tensor) -> Tensor:
-    """Return the sums of the short rows of `x [M, T, T]`, each repeated along its row: one product with ones."""
+    """Return the sums of the short rows of `x [M, T, T]`, each repeated along its row, by one product with ones."""
     return (x.flatten(0, 1) @ x.new_ones(x.shape[2], x.shape[2])).view_as(x)
 
 
@@ -156,9 +162,10 @@ def _weight(inputs: int, outputs: int, scale: float = 1.0) -> nn.Parameter:
 
 
 class GraphLayer(nn.Module):
-    """Attention, then a feed-forward part of `4 * width` GELU units, each normalised first and added to what was there.
+    """Attention, then a feed-forward part of `4 * width` GELU units.
 
-    The linear maps have no biases of their own: those of the norms before them do as much.
+    Each part normalises its input first and adds its output to the input. The linear maps have no biases of their own,
+    because the biases of the norms before them do the same.
     """
 
     def __init__(self, width: int, layers: int) -> None:
@@ -177,13 +184,13 @@ class GraphLayer(nn.Module):
 
 
 class GraphTorso(nn.Module):
-    """`states [B, d] -> GraphFeatures`: a node starts as the sum of its features' and its pairs' embeddings.
+    """`states [B, d] -> GraphFeatures`: a node starts as the sum of the embeddings of its features and its pairs.
 
-    Every layer mixes the tokens with `softmax(q k^T / sqrt(d) + bias) + extra`, where the learned `bias` and `extra` of
-    a head belong to the kind of pair. The first weighs neighbours, the second counts them.
+    Every layer mixes the tokens with `softmax(q k^T / sqrt(d) + bias) + extra`. Each head learns a `bias` and an
+    `extra` for each kind of pair: `bias` weighs neighbours, and `extra` counts them.
 
     Args:
-        graph: the DAG's method: `states [B, d] -> nodes, pairs, whole`.
+        graph: the DAG's method `states [B, d] -> nodes, pairs, whole`.
     """
 
     starts: Tensor
@@ -198,7 +205,7 @@ class GraphTorso(nn.Module):
         attention_heads: int,
     ) -> None:
         super().__init__()
-        # A function, and not the method itself, so that a copy of the network does not copy the DAG.
+        # Wrapped in a function, so that a copy of the network does not copy the DAG.
         self.graph = lambda states: graph(states)
         self.kinds = PairKinds(view)
         values = (*view.node_values, *view.whole_values)
@@ -236,16 +243,17 @@ class GraphTorso(nn.Module):
         return GraphFeatures(passes, order.argsort())
 
     def _tables(self) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of features, then of kinds of pairs; and biases by kind, then of the summary's pairs.
+        """Return the table of embeddings and the table of attention biases.
 
-        The padding's row adds nothing to a node, and keeps attention away.
+        The first holds rows for features, then for kinds of pairs. The second holds rows for kinds of pairs, then for
+        pairs with the summary. In both, the padding has a row: it adds nothing to a node, and it blocks attention.
         """
         around, biases = self.around(), self.biases()
         embedding = torch.cat([self.embedding, around, torch.zeros_like(around[:1])])
         return embedding, torch.cat([biases, self.padding, self.summary_biases])
 
     def _with_summary(self, codes: Tensor, filled: Tensor) -> Tensor:
-        """Return the kinds `[B, 1 + N, 1 + N]` of pairs (who looks, at whom) of the summary and the slots."""
+        """Return the kinds of pairs `[B, 1 + N, 1 + N]` of summary and slots: the query's axis, then the key's."""
         at_nodes, at_summary, at_itself = range(self.kinds.count + 1, self.kinds.count + 4)
         top = torch.where(filled, at_nodes, self.kinds.count).unsqueeze(1)
         left = functional.pad(torch.full_like(top, at_summary), (1, 0), value=at_itself)
@@ -261,10 +269,10 @@ class GraphTorso(nn.Module):
 
 
 def _plan(nodes: Tensor) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """Return an order `[B]` of the rows of `nodes [B, N, K]`, and passes `(start, stop, n)` over the rows so ordered.
+    """Return an order `[B]` of the rows of `nodes [B, N, K]`, and passes `(start, stop, n)` over the ordered rows.
 
-    On the CPU a pass holds graphs of about `n` nodes, so that little padding is computed. Elsewhere there is one pass
-    over all slots, since reading the sizes would make the host wait for the device.
+    On the CPU a pass holds graphs of about `n` nodes, so that little padding is computed. On other devices there is one
+    pass over all slots, because reading the sizes would make the host wait for the device.
     """
     batch, slots, _ = nodes.shape
     if not host_is_free(nodes.device):
@@ -279,7 +287,7 @@ def _plan(nodes: Tensor) -> tuple[Tensor, list[tuple[int, int, int]]]:
 
 
 def _merged(counts: list[int]) -> list[tuple[int, int, int]]:
-    """Return ranges `(start, stop, n)` of rows in order of size, `counts[n]` of size n, padded to the largest."""
+    """Return ranges `(start, stop, n)` of rows sorted by size, padded to `n`; `counts[n]` rows have size n."""
     ranges: list[tuple[int, int, int]] = []
     start = stop = size = padding = 0
     for n, count in enumerate(counts):
@@ -294,7 +302,10 @@ def _merged(counts: list[int]) -> list[tuple[int, int, int]]:
 
 
 def _pair_places(view: GraphView) -> Tensor:
-    """Return where each pair stands in a matrix of n slots, `n * n` if nowhere: int64 `[slots + 1, pairs]`, by n."""
+    """Return the place of each pair in a flat matrix of n slots, int64 `[slots + 1, pairs]`, one row for each n.
+
+    The place is `n * n` for a pair that the matrix does not hold.
+    """
     slots = torch.arange(view.slots)
     first, second = (
         torch.cartesian_prod(slots, slots).T if view.ordered else torch.triu_indices(len(slots), len(slots), 1)
@@ -306,11 +317,12 @@ def _pair_places(view: GraphView) -> Tensor:
 class ActionLogits(nn.Module):
     """Logits `[B, slots * node_actions + pairs * pair_actions + 1]` in the order of `GraphView`; 0 at empty slots.
 
-    A node's come from its token and the last one from the summary. A pair's are `sum_r scale_r u_ir v_jr`, plus a
-    number from either end, plus one for the kind of the pair; where pairs are not ordered both ends are read alike.
+    The logits of a node come from its token, and the last logit comes from the summary. The logits of a pair are
+    `sum_r scale_r u_ir v_jr`, plus a number from each end, plus a number for the kind of the pair. If pairs are not
+    ordered, both ends are read in the same way.
 
     Args:
-        begins: whether slot 0 of the empty graph has logits too, from the summary: those of the first node to add.
+        begins: whether slot 0 of the empty graph has logits too. They come from the summary and add the first node.
     """
 
     index: Tensor
@@ -319,8 +331,9 @@ class ActionLogits(nn.Module):
         super().__init__()
         kinds, rank = PairKinds(view), max(1, width // 4)
         self.ends, self.pair_actions, self.rank = 1 + view.ordered, pair_actions, rank
-        self.node, self.stop = nn.Linear(width, node_actions), nn.Linear(width, 1)
-        self.first = nn.Linear(width, node_actions) if begins else None
+        self.node = nn.Linear(width, node_actions) if node_actions else None
+        self.stop = nn.Linear(width, 1)
+        self.first = nn.Linear(width, node_actions) if begins and node_actions else None
         self.factors = nn.Linear(width, self.ends * pair_actions * rank)
         self.offsets = nn.Linear(width, self.ends * pair_actions)
         self.scale = nn.Parameter(torch.full((pair_actions, 1, rank), rank**-0.5))
@@ -328,9 +341,9 @@ class ActionLogits(nn.Module):
         self.register_buffer("index", _pair_places(view), persistent=False)
 
     def zero(self) -> None:
-        """Make all logits 0, for as long as nothing is learned."""
+        """Make all logits 0 until something is learned."""
         with torch.no_grad():
-            for module in (self.node, self.stop, self.offsets, self.of_kind):
+            for module in filter(None, (self.node, self.stop, self.first, self.offsets, self.of_kind)):
                 for parameter in module.parameters():
                     parameter.zero_()
             self.scale.zero_()
@@ -342,11 +355,12 @@ class ActionLogits(nn.Module):
     def _of_pass(self, part: GraphPass, of_kind: Tensor) -> Tensor:
         """Return the logits of one pass, `[b, all actions]`."""
         nodes = part.tokens[:, 1:]
-        of_nodes = torch.where(part.filled.unsqueeze(2), self.node(nodes), 0.0)
+        of_nodes = self.node(nodes) if self.node else nodes[:, :, :0]
+        of_nodes = torch.where(part.filled.unsqueeze(2), of_nodes, 0.0)
         of_nodes = functional.pad(of_nodes, (0, 0, 0, len(self.index) - 1 - nodes.shape[1]))
         of_pairs = self._of_pairs(nodes) + functional.embedding(part.codes, of_kind).permute(0, 3, 1, 2)
         of_pairs = torch.where((part.codes < len(of_kind) - 1).unsqueeze(1), of_pairs, 0.0)
-        # The last column stands for all pairs with a slot beyond those of this pass.
+        # The last column is for all pairs with a slot that this pass does not hold.
         of_pairs = functional.pad(of_pairs.flatten(2), (0, 1))[:, :, self.index[nodes.shape[1]]].transpose(1, 2)
         summary, slot_0 = part.tokens[:, 0], of_nodes[:, 0]
         if self.first:
@@ -354,8 +368,8 @@ class ActionLogits(nn.Module):
         return torch.cat([slot_0, of_nodes[:, 1:].flatten(1), of_pairs.flatten(1), self.stop(summary)], 1)
 
     def _of_pairs(self, nodes: Tensor) -> Tensor:
-        """Return what `nodes [b, n, width]` say of their pairs, `[b, pair_actions, n, n]`."""
-        # [ends, b, pair_actions, n, rank], and the same without the last
+        """Return the part of the pair logits that comes from `nodes [b, n, width]`, `[b, pair_actions, n, n]`."""
+        # factors: [ends, b, pair_actions, n, rank]; offsets: [ends, b, pair_actions, n].
         ends = (*nodes.shape[:2], self.ends, self.pair_actions)
         factors = self.factors(nodes).view(*ends, self.rank).permute(2, 0, 3, 1, 4)
         offsets = self.offsets(nodes).view(ends).permute(2, 0, 3, 1)
@@ -364,7 +378,7 @@ class ActionLogits(nn.Module):
 
 
 class SummaryNumber(nn.Module):
-    """One number a graph from the summary token, `[B, 1]`."""
+    """One number per graph from the summary token, `[B, 1]`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -375,9 +389,9 @@ class SummaryNumber(nn.Module):
 
 
 class GraphTransformer(Network):
-    """A network over the graphs of `dag.graph_view()`: `layers` layers of `width` units, `4 * width` inside.
+    """A network over the graphs of `dag.graph_view()`, with `layers` layers of `width` units, `4 * width` inside.
 
-    Renaming the slots of a state renames its logits and changes no other output.
+    If the slots of a state are renamed, its logits move with them, and no other output changes.
     """
 
     def __init__(
@@ -411,7 +425,7 @@ class GraphTransformerSettings(AttentionSettings):
     """A transformer over a state's graph, for environments that offer `graph_view()` and `graph()`."""
 
     attention_heads: Annotated[int, Bounds(1, 10**6)] = 4
-    """Attention heads of a layer."""
+    """Attention heads per layer."""
 
     @classmethod
     def fits(cls, dag: type[DAG]) -> str:

@@ -20,8 +20,9 @@ from gfn_envs.dag import DAG
 class MLPTorso(nn.Module):
     """A ReLU network on the concatenated one-hot codes of all state components: `states [B, d] -> features [B, width]`.
 
-    The first layer is a sum of table rows: nothing one-hot is ever formed. Initialised as `torch.nn.Linear` layers.
-    Weights are kept as `[inputs, outputs]`, which costs a small batch half as much to multiply as the usual order.
+    The first layer sums rows of a table, so the one-hot codes are never formed. The weights are initialised like those
+    of `torch.nn.Linear`. They are stored as `[inputs, outputs]`: a small batch multiplies these in half the time of
+    the usual order.
     """
 
     starts: Tensor
@@ -71,7 +72,7 @@ class MLP(Network):
         )
 
     def sampler(self, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """As `Network.sampler`, with the look-ups done once a rollout: a step on 16 states takes half the time."""
+        """Do as `Network.sampler`, but look modules up once per rollout: a step on 16 states takes half the time."""
         torso, head = self.torso_of("forward"), self.head("forward")
         assert isinstance(torso, MLPTorso)
         assert isinstance(head, nn.Linear)
@@ -84,7 +85,7 @@ class MLPSettings(NetworkSettings):
     """A multilayer perceptron on the one-hot code of the state vector; it fits every environment."""
 
     width: Annotated[int, Bounds(1, 10**6)] = 256
-    """Units of a layer."""
+    """Units per layer."""
     layers: Annotated[int, Bounds(1, 1000)] = 2
     """Number of hidden layers."""
     shared_torso: bool = True

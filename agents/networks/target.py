@@ -12,9 +12,10 @@ from agents.networks.base import Network
 
 
 class Target:
-    """A slow copy of a network, without gradient: theta_bar <- (1 - rate) theta_bar + rate theta every `every` updates.
+    """A slow copy of a network, without gradient.
 
-    It starts from the network's own weights.
+    Every `every` updates it moves: theta_bar <- (1 - rate) theta_bar + rate theta. It starts from the network's own
+    weights.
     """
 
     def __init__(self, network: Network, rate: float, every: int = 1) -> None:
@@ -33,14 +34,14 @@ class Target:
 
 
 class Targets:
-    """The slow copies of one network: who asks for the same rate gets the same copy, and shares its passes."""
+    """The slow copies of one network; parts that ask for the same rate share one copy and its passes."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self._targets: dict[tuple[float, int], Target] = {}
 
     def get(self, rate: float, every: int = 1) -> Network:
-        """Return the copy with this rate and interval of updates."""
+        """Return the copy that moves at `rate` every `every` updates."""
         if (rate, every) not in self._targets:
             self._targets[rate, every] = Target(self.network, rate, every)
         return self._targets[rate, every].copy
@@ -50,7 +51,7 @@ class Targets:
         return [target.copy for target in self._targets.values()]
 
     def update(self) -> None:
-        """Move every copy one step; the trainer does, at the end of an iteration."""
+        """Move every copy one step; the trainer calls this at the end of each iteration."""
         for target in self._targets.values():
             target.update()
 

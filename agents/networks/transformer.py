@@ -1,8 +1,9 @@
 """A transformer policy over the tokens of a state.
 
-Source: size and heads of the bit-sequence experiments, Tiapkin et al. 2024 (arXiv 2310.12934) and Gritsaev et al. 2025
-(arXiv 2410.15474); layers normalised first, Xiong et al. 2020 (arXiv 2002.04745), and without dropout, so that a policy
-samples from the distribution that its loss sees.
+The layers have no dropout, so a policy samples from the distribution that its loss sees.
+
+Source: Tiapkin et al. 2024 (arXiv 2310.12934) and Gritsaev et al. 2025 (arXiv 2410.15474) for the size and the heads
+of the bit-sequence experiments; Xiong et al. 2020 (arXiv 2002.04745) for layers that normalise first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gfn_envs.views import TokenView
 
 
 class TokenTorso(nn.Module):
-    """`states [B, L] -> features [B, 1 + L, width]`: a summary token, then one a state component."""
+    """`states [B, L] -> features [B, 1 + L, width]`: a summary token, then one token per state component."""
 
     def __init__(self, view: TokenView, width: int, layers: int, attention_heads: int) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class TokenTorso(nn.Module):
             width, attention_heads, width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
-        # Without dropout training and evaluation are the same; this mode lets torch fuse the layers when sampling.
+        # Training and evaluation are the same without dropout. In this mode torch can fuse the layers when sampling.
         self.eval()
 
     def forward(self, states: Tensor) -> Tensor:
@@ -41,11 +42,17 @@ class TokenTorso(nn.Module):
 
 
 class PlacedValues(nn.Module):
-    """Logits `[B, L * values]` of a value at a place: log-probability of the value there, plus the place's logit."""
+    """Logits `[B, L * values]` of each value at each place: the place's logit plus the log-probability of the value."""
 
     def __init__(self, width: int, values: int) -> None:
         super().__init__()
         self.place, self.value = nn.Linear(width, 1), nn.Linear(width, values)
+
+    def zero(self) -> None:
+        """Make all logits equal, for as long as nothing is learned."""
+        for layer in (self.place, self.value):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = features[:, 1:]
@@ -53,7 +60,7 @@ class PlacedValues(nn.Module):
 
 
 class Places(nn.Module):
-    """One logit a place, `[B, L]`."""
+    """One logit per place, `[B, L]`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -75,7 +82,7 @@ class Summary(nn.Module):
 
 
 class Transformer(Network):
-    """A network over the tokens of `dag.token_view()`: `layers` layers of `width` units, as wide inside."""
+    """A network over the tokens of `dag.token_view()`, with `layers` layers that are `width` wide throughout."""
 
     def __init__(
         self,
@@ -103,14 +110,14 @@ class Transformer(Network):
 
 @dataclass(frozen=True)
 class AttentionSettings(NetworkSettings):
-    """What networks with attention have in common."""
+    """The settings that networks with attention have in common."""
 
     width: Annotated[int, Bounds(1, 10**6)] = 64
-    """Units of a layer, a multiple of the attention heads."""
+    """Units per layer, a multiple of the number of attention heads."""
     layers: Annotated[int, Bounds(1, 1000)] = 3
     """Number of layers."""
     attention_heads: Annotated[int, Bounds(1, 10**6)] = 8
-    """Attention heads of a layer."""
+    """Attention heads per layer."""
     shared_torso: bool = True
     """One torso for all heads (P_F, P_B, flow); otherwise each has its own."""
 

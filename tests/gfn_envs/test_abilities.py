@@ -37,6 +37,10 @@ KNOWN = {
     },
     "gfn/RNABinding-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasModes", "TokenStates"},
     "gfn/TFBind8-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasModes", "TokenStates"},
+    "gfn/BayesNet-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "GraphStates"},
+    "gfn/Set-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential"},
+    "gfn/Bag-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
+    "gfn/RandomDAG-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget"},
     "gfn/QM9-v0": {"HasTestSet", "GraphStates", "Molecules", "ReadsSmiles", "TellsNovelty"},
     "gfn/SEH-v0": {"CountsTrajectories", "HasTestSet", "GraphStates", "Molecules"},
 }
