@@ -39,5 +39,7 @@ def _summary(thing: object) -> str:
 
 def _size(dag: type) -> str:
     """Return the sizes that the class's docstring gives for its default arguments."""
-    found = re.search(r"^Size: (.*?)(?:\n\S|\Z)", inspect.getdoc(dag) or "", flags=re.DOTALL | re.MULTILINE)
+    found = re.search(
+        r"^Size: (.*?)(?=\n\n|\n[A-Z][a-z ]*:|\Z)", inspect.getdoc(dag) or "", flags=re.DOTALL | re.MULTILINE
+    )
     return f"Size: {' '.join(found[1].split())}" if found else ""
