@@ -105,7 +105,7 @@ def recorded(resume: str, config_file: str, settings: type[Settings]) -> Setting
 
 
 def check_choices(config_file: str, there: Settings, config: Settings) -> None:
-    """Raise `ValueError` if a flag changes a choice in the file given to `--config`: its settings fit no other choice."""
+    """Raise `ValueError` if a flag changes a choice of the `--config` file, whose settings fit only that choice."""
     changed = [name for name in config.choices if getattr(config, name) != getattr(there, name)]
     if config_file and changed:
         raise ValueError(
@@ -235,7 +235,7 @@ def execute(
 
 
 def told(work: Callable[[], None]) -> int:
-    """Run a command line that trains nothing; return its exit code: 0, 1 (file error), 2 (wrong input), 130 (stopped)."""
+    """Run a command line that trains nothing; return its exit code: 0, 1 (a file), 2 (wrong input), 130 (stopped)."""
     try:
         work()
     except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
