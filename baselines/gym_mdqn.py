@@ -70,7 +70,7 @@ class GymDQNSettings:
 
 
 class _QNetwork(nn.Module):
-    """Observations `[B, d]` -> Q `[B, num_actions]`; it one-hot encodes discrete components and reads numbers directly."""
+    """Observations `[B, d]` -> Q `[B, num_actions]`; discrete components are one-hot encoded, numbers read directly."""
 
     def __init__(self, observations: spaces.Space, num_actions: int, width: int, layers: int) -> None:
         super().__init__()

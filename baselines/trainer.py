@@ -100,7 +100,7 @@ class Trainer:
         return FixedPolicy(self.dag, self.baseline.policy(), self.baseline.stochastic) if self.baseline.exact else None
 
     def columns(self) -> dict[str, Column]:
-        """Return how each metric of `history` is shown, by name; the baseline's own are hidden unless it declares them."""
+        """Return how each metric of `history` is shown, by name; the baseline's own are hidden unless declared."""
         hidden = {name: Column(name, in_table=False) for figures in self.history for name in figures}
         return {**hidden, **run_columns(self.evaluator.columns()), **self.baseline.columns()}
 
