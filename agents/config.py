@@ -72,7 +72,7 @@ class RunSettings(Settings):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the settings that `to_json` wrote; `ValueError` for an unknown or wrong one or another format."""
+        """Return the settings that `to_json` wrote; `ValueError` if one is unknown or wrong, or of another format."""
         kind, values = read_values(text)
         if kind != cls.kind:
             raise InvalidSettingError(f"it holds the settings of another kind of run ({kind!r}, not {cls.kind!r})")

@@ -19,18 +19,18 @@ class Registry(Generic[T]):
     """The names of one kind of choice, and what each name stands for.
 
     Args:
-        kind: the kind of choice, for error messages, such as `"agent"`.
+        kind: what the names are of, for messages: `"agent"`.
+        base: the class that the things are subclasses of, as `"module:Class"`; empty where they are no classes.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: str = "") -> None:
+        self.kind, self.base = kind, base
         self._rows: dict[str, str] = {}
 
     def register(self, name: str, thing: str) -> None:
         """Let `name` stand for `"module:thing"`, replacing what it stood for before."""
         check_reference("thing", thing)
-        if not name or ":" in name or name != name.strip():
-            raise ValueError(f"the name of {self.kind} must have no colon and no outer spaces, got {name!r}.")
+        _check_name(self.kind, name)
         self._rows[name] = thing
 
     def names(self) -> list[str]:
@@ -40,10 +40,25 @@ class Registry(Generic[T]):
     def find(self, name: str, *others: str) -> T:
         """Return what a name stands for; `"module:name"` first imports the module that registers the name.
 
-        Raises `ValueError` for a module that cannot be imported and for an unknown name. The message then lists the
-        known names, closest first; `others` are further names that only the caller knows.
+        Raises `ValueError` for a module that cannot be imported, for an unknown name (the message lists the known ones,
+        closest first, among them `others` that the caller knows besides), and for a name that stands for something else
+        than this kind of choice.
         """
-        return load(resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, ""))))
+        thing = resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, "")))
+        found = load(thing)
+        if self.base and not _is_subclass(found, load(self.base)):
+            wanted = self.base.replace(":", ".")
+            raise ValueError(f"the {self.kind} {name!r} stands for {thing!r}, which is no subclass of {wanted}.")
+        return found
+
+
+def _is_subclass(thing: object, base: type) -> bool:
+    return isinstance(thing, type) and issubclass(thing, base)
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not name or ":" in name or name != name.strip():
+        raise ValueError(f"the name of {kind} must have no colon and no outer spaces, got {name!r}.")
 
 
 def bare(name: str) -> str:
@@ -51,10 +66,10 @@ def bare(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-AGENTS: Registry[Any] = Registry("agent")
-BACKWARD: Registry[Any] = Registry("backward policy")
-NETWORKS: Registry[Any] = Registry("network")
-METRICS: Registry[Any] = Registry("metric")
+AGENTS: Registry[Any] = Registry("agent", "agents:AgentSettings")
+BACKWARD: Registry[Any] = Registry("backward policy", "agents:BackwardSettings")
+NETWORKS: Registry[Any] = Registry("network", "agents:NetworkSettings")
+METRICS: Registry[Any] = Registry("metric", "agents:Metric")
 
 
 def register_agent(name: str, settings: str) -> None:
@@ -124,6 +139,7 @@ def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
         env: the id of the environment that the preset is for; by default it is for all environments.
     """
     check_reference("preset", preset)
+    _check_name("preset", name)
     _PRESETS.setdefault(name, {})[env] = preset
 
 
@@ -159,6 +175,7 @@ register_backward("pessimistic", "agents.backward:PessimisticSettings")
 
 register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
 register_network("transformer", "agents.networks.transformer:TransformerSettings")
+register_network("slots", "agents.networks.slot_transformer:SlotTransformerSettings")
 register_network("mlp", "agents.networks.mlp:MLPSettings")
 
 register_metric("exact", "agents.evaluation.exact:ExactMetrics")
@@ -166,11 +183,29 @@ register_metric("samples", "agents.evaluation.samples:SampleMetrics")
 register_metric("bounds", "agents.evaluation.bounds:BoundMetrics")
 register_metric("modes", "agents.evaluation.modes:ModeMetrics")
 register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
+register_metric("bayesnet", "agents.evaluation.bayesnet:BayesNetMetrics")
 register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
+register_metric("phylo", "agents.evaluation.phylo:PhyloMetrics")
 
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
 register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")
+register_preset("default", "agents.presets.graphset:default", env="gfn/GraphSet-v0")
+register_preset("paper", "agents.presets.graphset:paper", env="gfn/GraphSet-v0")
+for _env in ("gfn/TFBind8-v0",):
+    register_preset("default", "agents.presets.sequences:default", env=_env)
+    register_preset("paper", "agents.presets.sequences:paper", env=_env)
+register_preset("default", "agents.presets.bayesnet:default", env="gfn/BayesNet-v0")
+register_preset("paper", "agents.presets.bayesnet:paper", env="gfn/BayesNet-v0")
+register_preset("default", "agents.presets.sets:default_set", env="gfn/Set-v0")
+register_preset("default", "agents.presets.sets:default_bag", env="gfn/Bag-v0")
+register_preset("paper", "agents.presets.sets:paper_bag", env="gfn/Bag-v0")
+register_preset("default", "agents.presets.sets:default_random", env="gfn/RandomDAG-v0")
+for _env in ("gfn/FactorGraph-v0", "gfn/Ising-v0", "gfn/SpinGlass-v0"):
+    register_preset("default", "agents.presets.factor_graph:default", env=_env)
+    register_preset("paper", "agents.presets.factor_graph:paper", env=_env)
+register_preset("default", "agents.presets.phylotree:default", env="gfn/PhyloTree-v0")
+register_preset("paper", "agents.presets.phylotree:paper", env="gfn/PhyloTree-v0")
 for _env in ("gfn/QM9-v0", "gfn/SEH-v0"):
     register_preset("default", "agents.presets.molecules:default", env=_env)
     register_preset("paper", "agents.presets.molecules:paper", env=_env)

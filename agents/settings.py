@@ -59,7 +59,7 @@ def make(cls: type[Settings], values: dict[str, Any], prefix: str) -> Settings:
 
 
 def check(settings: Any, usual: Any, prefix: str = "", choice: str = "") -> None:
-    """Raise `InvalidSettingError` for a value out of range, and for a value that was given but is not read.
+    """Raise `InvalidSettingError` for a value of the wrong type, out of range, or given though it is not read.
 
     Args:
         settings: the group to check.
@@ -73,12 +73,12 @@ def check(settings: Any, usual: Any, prefix: str = "", choice: str = "") -> None
         if dataclasses.is_dataclass(value):
             continue
         flag = flag_of(prefix + name)
+        _converted(prefix + name, types[name], value)
         if name in skipped and value != defaults[name]:
             raise InvalidSettingError(f"{flag} {value} has no effect{choice and ' with ' + choice}: leave it out.")
         for bounds in getattr(types[name], "__metadata__", ()):
             if isinstance(bounds, Bounds) and not bounds.low <= value <= bounds.high:
                 raise InvalidSettingError(f"{flag} must lie in {bounds.low:g} .. {bounds.high:g}, got {value!r}.")
-        _converted(prefix + name, types[name], value)
 
 
 def flag_of(name: str) -> str:

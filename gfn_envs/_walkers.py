@@ -220,7 +220,30 @@ def start_states(dag: DAG, value: Any, num: int) -> np.ndarray:
         )
     if ((states < 0) | (states >= np.array(dag.nvec))).any():
         raise ValueError(f"options['state'] must lie in 0 .. nvec - 1 with nvec = {dag.nvec}, got {states.tolist()}.")
+    unreachable = ~_reachable(dag, torch.from_numpy(np.atleast_2d(states).astype(np.int64)).to(dag.device))
+    if unreachable.any():
+        state = np.atleast_2d(states)[unreachable.argmax()]
+        raise ValueError(f"options['state'] must be a state that can be reached from s0, got {state.tolist()}.")
     return np.broadcast_to(states.astype(np.int64), (num, dag.state_dim)).copy()
+
+
+@torch.no_grad()
+def _reachable(dag: DAG, states: Tensor) -> np.ndarray:
+    """Return bool `[n]`, which of `states [n, d]` can be reached from s0.
+
+    Any walk back from a reachable state ends in s0, and each of its steps can be taken forwards. From another state no
+    walk does, whatever it passes: if one did, it would lead to that state when walked forwards.
+    """
+    lawful = torch.ones(len(states), dtype=torch.bool, device=states.device)
+    for _ in range(dag.max_steps):
+        mask = dag.backward_action_mask(states)
+        previous, actions = dag.backward_step(states, mask.int().argmax(1))
+        actions = actions.clamp(0, dag.num_actions - 1)  # anything may come back from a state that is none of the DAG's
+        legal = dag.action_mask(previous).gather(1, actions.unsqueeze(1)).squeeze(1)
+        walking = mask.any(1)
+        lawful &= legal | ~walking
+        states = torch.where(walking.unsqueeze(1), previous, states)
+    return (lawful & (states == dag.reset(1)).all(1)).cpu().numpy()
 
 
 def _text(dag: DAG, path: Tensor) -> str:

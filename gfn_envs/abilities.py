@@ -35,8 +35,8 @@ class KnowsPartition(Protocol):
 class SamplesTarget(Protocol):
     """Draws exact samples of the target distribution."""
 
-    def sample_target(self, n: int, generator: Generator) -> Tensor:
-        """Return `n` terminal states drawn from R/Z by `generator`, int64 `[n, d]`."""
+    def sample_target(self, n: int, generator: Generator) -> Tensor | None:
+        """Return `n` terminal states drawn from R/Z by `generator`, `[n, d]`; None where these settings cannot."""
         ...
 
 
@@ -93,6 +93,23 @@ class GraphStates(Protocol):
 
 
 @runtime_checkable
+class SlotStates(Protocol):
+    """Has states that are slots, each described by numbers and joined in pairs.
+
+    The forward actions are the pairs `i < j` of slots in the order of `torch.triu_indices(slots, slots, 1)`, which only
+    filled slots have. A backward action is a filled slot; the last slots may have none. Slots have no order: what a
+    policy says of them is to move with them.
+    """
+
+    def slot_features(self, states: Tensor) -> Tensor:
+        """Return features of the slots of `states [B, d]`, float32 `[B, slots, F]`.
+
+        Feature 0 is 1 in a filled slot. An empty slot has zeros only.
+        """
+        ...
+
+
+@runtime_checkable
 class Molecules(Protocol):
     """Has states that are molecules. The DAG's `mode_thresholds` tell from which raw reward on one may be a mode."""
 
@@ -116,4 +133,17 @@ class TellsNovelty(Protocol):
 
     def is_novel(self, states: Tensor) -> Tensor:
         """Return bool `[B]`, True where a terminal state of `states [B, d]` is not in the data."""
+        ...
+
+
+@runtime_checkable
+class Phylogenies(Protocol):
+    """Has states that are forests of phylogenetic trees."""
+
+    def mutations(self, states: Tensor) -> Tensor:
+        """Return the least number of mutations in the trees of each of `states [B, d]`, float32 `[B]`."""
+        ...
+
+    def to_newick(self, states: Tensor) -> list[str]:
+        """Return the trees of each of `states [B, d]` in Newick's format."""
         ...

@@ -15,6 +15,7 @@ from gfn_envs.abilities import (
     KnowsPartition,
     Molecules,
     SamplesTarget,
+    SlotStates,
     TellsNovelty,
     TokenStates,
 )
@@ -33,6 +34,8 @@ def check_at_states(dag: DAG, states: Tensor, s0: Tensor) -> None:
         _check_log_potential(dag, states, s0)
     if isinstance(dag, GraphStates):
         _check_graph(dag, dag, states)
+    if isinstance(dag, SlotStates):
+        _check_slots(dag, dag, states)
 
 
 def check_objects(dag: DAG, n: int, complete: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ def check_objects(dag: DAG, n: int, complete: Tensor) -> Tensor:
         check_form(dag, "is_novel", "novel", novel, (len(complete[:_SAMPLE]),), torch.bool)
     named = [complete[:0]]
     if isinstance(dag, SamplesTarget):
-        named.append(_check_sample_target(dag, dag, n))
+        named += _check_sample_target(dag, dag, n)
     if isinstance(dag, HasTestSet):
         named.append(_check_test_states(dag, dag)[:_SAMPLE])
     return torch.cat(named)
@@ -97,14 +100,17 @@ def _check_smiles(dag: Molecules, states: Tensor) -> None:
     require(ok, "to_smiles must return a list of one str for each state.")
 
 
-def _check_sample_target(dag: DAG, sampler: SamplesTarget, n: int) -> Tensor:
-    """Check that `sample_target` gives terminal states that its generator alone decides; return them `[n, d]`."""
+def _check_sample_target(dag: DAG, sampler: SamplesTarget, n: int) -> list[Tensor]:
+    """Check that `sample_target` gives terminal states that its generator alone decides; return them, if any."""
     one, two = (sampler.sample_target(n, Generator(dag.device).manual_seed(0)) for _ in range(2))
+    if one is None or two is None:
+        require(one is two, "sample_target gives samples in one call and None in another.")
+        return []
     check_form(dag, "sample_target", "states", one, (n, dag.state_dim), torch.int64)
     check_range(dag, "sample_target", one)
     require_rows(dag.is_terminal(one), "sample_target returns a state that is not terminal.", state=one)
     require(torch.equal(one, two), "sample_target draws differently with equal seeds: use the generator it is given.")
-    return one
+    return [one]
 
 
 def _check_test_states(dag: DAG, tested: HasTestSet) -> Tensor:
@@ -169,3 +175,27 @@ def _check_graph_layout(view: GraphView, nodes: Tensor, pairs: Tensor, states: T
         require_rows(
             same, "graph_view says that pairs are unordered, but pairs[i, j] is not pairs[j, i].", state=states
         )
+
+
+def _check_slots(dag: DAG, slotted: SlotStates, states: Tensor) -> None:
+    """Check the features of the slots of `states [N, d]`, and that actions lie on filled slots."""
+    features = slotted.slot_features(states)
+    slots = features.shape[1] if features.dim() == 3 else 0
+    width = features.shape[2] if slots else 0
+    check_form(dag, "slot_features", "features", features, (len(states), slots, width), torch.float32)
+    pairs = slots * (slots - 1) // 2
+    require(pairs == dag.num_actions, f"slot_features has {slots} slots, {pairs} pairs, for {dag.num_actions} actions.")
+    least = dag.num_backward_actions
+    require(least <= slots, f"slot_features has {slots} slots for {least} backward actions.")
+    require_rows(features.flatten(1).isfinite().all(1), "slot_features must be finite numbers.", state=states)
+    filled = features[:, :, 0]
+    clause = "slot_features: feature 0 must be 1 in a filled slot, and all features 0 in an empty one."
+    ok = (filled == 1) | (features == 0).all(2)
+    require_rows(ok.all(1), clause, state=states, filled=filled)
+    first, second = torch.triu_indices(slots, slots, 1, device=states.device)
+    of_pairs = (filled[:, first] == 1) & (filled[:, second] == 1)
+    clause = "slot_features leaves a slot empty that a legal action joins."
+    require_rows((of_pairs | ~call(dag, "action_mask", states)[0]).all(1), clause, state=states, filled=filled)
+    of_slots = filled[:, :least] == 1
+    clause = "slot_features leaves a slot empty that a legal backward action takes apart."
+    require_rows((of_slots | ~call(dag, "backward_action_mask", states)[0]).all(1), clause, state=states, filled=filled)

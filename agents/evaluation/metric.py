@@ -180,6 +180,11 @@ class Metric(ABC):
         """
         return {}
 
+    @classmethod
+    def of_objects(cls, dag: DAG, states: Tensor) -> Table:
+        """Return what terminal `states [N, d]` say together, for who samples them; no rows unless overridden."""
+        return ()
+
     def side_by_side(self) -> SideBySide | None:
         """Return what a comparison draws of runs with this metric; nothing unless overridden."""
         return None

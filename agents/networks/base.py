@@ -110,7 +110,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def zero(self, name: str) -> None:
-        """Zero the last layer of a head, so that its output is 0 at every state until it learns.
+        """Zero the last layer of a head: it says the same of all actions and states, usually 0, until it learns.
 
         If the head has a method `zero()`, that method is called. Otherwise the head's last `nn.Linear` is zeroed.
         """

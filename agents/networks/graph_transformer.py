@@ -331,8 +331,9 @@ class ActionLogits(nn.Module):
         super().__init__()
         kinds, rank = PairKinds(view), max(1, width // 4)
         self.ends, self.pair_actions, self.rank = 1 + view.ordered, pair_actions, rank
-        self.node, self.stop = nn.Linear(width, node_actions), nn.Linear(width, 1)
-        self.first = nn.Linear(width, node_actions) if begins else None
+        self.node = nn.Linear(width, node_actions) if node_actions else None
+        self.stop = nn.Linear(width, 1)
+        self.first = nn.Linear(width, node_actions) if begins and node_actions else None
         self.factors = nn.Linear(width, self.ends * pair_actions * rank)
         self.offsets = nn.Linear(width, self.ends * pair_actions)
         self.scale = nn.Parameter(torch.full((pair_actions, 1, rank), rank**-0.5))
@@ -342,7 +343,7 @@ class ActionLogits(nn.Module):
     def zero(self) -> None:
         """Make all logits 0 until something is learned."""
         with torch.no_grad():
-            for module in (self.node, self.stop, self.offsets, self.of_kind):
+            for module in filter(None, (self.node, self.stop, self.first, self.offsets, self.of_kind)):
                 for parameter in module.parameters():
                     parameter.zero_()
             self.scale.zero_()
@@ -354,7 +355,8 @@ class ActionLogits(nn.Module):
     def _of_pass(self, part: GraphPass, of_kind: Tensor) -> Tensor:
         """Return the logits of one pass, `[b, all actions]`."""
         nodes = part.tokens[:, 1:]
-        of_nodes = torch.where(part.filled.unsqueeze(2), self.node(nodes), 0.0)
+        of_nodes = self.node(nodes) if self.node else nodes[:, :, :0]
+        of_nodes = torch.where(part.filled.unsqueeze(2), of_nodes, 0.0)
         of_nodes = functional.pad(of_nodes, (0, 0, 0, len(self.index) - 1 - nodes.shape[1]))
         of_pairs = self._of_pairs(nodes) + functional.embedding(part.codes, of_kind).permute(0, 3, 1, 2)
         of_pairs = torch.where((part.codes < len(of_kind) - 1).unsqueeze(1), of_pairs, 0.0)

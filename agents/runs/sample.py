@@ -16,7 +16,8 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.policy import TrainedPolicy, load
+from agents.policy import Samples, TrainedPolicy, load
+from agents.registry import METRICS
 from agents.runs import command
 from agents.runs.folder import write_atomically
 from gfn_envs.abilities import ReadsSmiles
@@ -34,12 +35,18 @@ RUN is the folder of a run, or a policy's file. Objects come out as CSV, a line 
   python agents/sample.py runs/main --num 1000 --out samples.csv
   python agents/sample.py runs/main --num 20 --rollouts 10
 
+Where an environment's metrics say something of many objects together, such as how probable each edge of a Bayesian
+network is, this goes to the standard error stream.
+
 With --backward-from FILE the backward policy takes given objects apart. FILE is a CSV file with a column state, or
 smiles or object for molecules, such as this command writes. Out come trajectories as JSON, a line each:
   python agents/sample.py runs/main --backward-from samples.csv --out trajectories.jsonl"""
 
 CHUNK = 1024
 """Objects per step of the progress bar."""
+
+MOST_ROWS = 40
+"""Rows shown of a table of what the objects say together."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,12 @@ class Options:
     """Show no progress bar."""
 
 
-def samples_csv(policy: TrainedPolicy, num: int, seed: int, rollouts: int, progress: bool) -> str:
-    """Return `num` fresh objects as CSV, with the columns that `HELP` describes."""
+def samples_csv(policy: TrainedPolicy, samples: Samples, seed: int, rollouts: int, progress: bool) -> str:
+    """Return objects that the policy has sampled, as CSV with the columns that `HELP` describes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["object", "r", "log_reward", "log_pf", *["log_p"] * bool(rollouts), "state"])
-    samples = policy.sample(num, seed)
+    num = len(samples.states)
     with tqdm(total=num, unit="object", disable=not progress) as bar:
         for rows in torch.arange(num).split(CHUNK):
             states = samples.states[rows]
@@ -84,6 +91,18 @@ def samples_csv(policy: TrainedPolicy, num: int, seed: int, rollouts: int, progr
             writer.writerows(zip(*columns, strict=True))
             bar.update(len(rows))
     return file.getvalue()
+
+
+def together(policy: TrainedPolicy, states: Tensor) -> str:
+    """Return what terminal `states [N, d]` say together, as the environment's metrics tell it; "" where they do not."""
+    lines: list[str] = []
+    for name in policy.dag.metrics:
+        table = METRICS.find(name).of_objects(policy.dag, states)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        shown = table[: 1 + MOST_ROWS]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in shown]
+        lines += [f"... and {len(table) - len(shown):,} rows more"] * (len(table) > len(shown))
+    return "".join(line + "\n" for line in lines)
 
 
 def _rounded(values: Tensor) -> list[str]:
@@ -155,7 +174,9 @@ def sample(options: Options) -> None:
         text = trajectories_json(policy, read_states(policy, Path(options.backward_from)), options.seed)
         kind = "trajectories"
     else:
-        text, kind = samples_csv(policy, options.num, options.seed, options.rollouts, options.progress), "objects"
+        samples = policy.sample(options.num, options.seed)
+        text, kind = samples_csv(policy, samples, options.seed, options.rollouts, options.progress), "objects"
+        sys.stderr.write(together(policy, samples.states))
     if not options.out:
         sys.stdout.write(text)
         return

@@ -1,40 +1,105 @@
 """Hypergrid: walk up the axes of a D-dimensional grid and stop anywhere.
 
 Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.1; reward constants "standard" and "hard": Gritsaev et al. 2025
-(arXiv 2410.15474), section 4.1.
+(arXiv 2410.15474), section 4.1; "deceptive": Kim et al. 2025 (arXiv 2410.01432), by its published code; "cosine":
+torchgfn (Lahlou et al. 2023, arXiv 2305.14594); "sparse": Pan et al. 2023 (arXiv 2210.03308).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gfn_envs.dag import DAG
-from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.errors import integer_at_least
 from gfn_envs.rewards import own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-REWARDS: dict[str, tuple[float, float, float]] = {"standard": (1e-3, 0.5, 2.0), "hard": (1e-4, 1.0, 3.0)}
-"""Named reward constants (R0, R1, R2)."""
+
+class NamedReward(NamedTuple):
+    """A reward `R(s) = sum_k w_k prod_d f_k(s_d)`, the first product being 1."""
+
+    constants: dict[str, float]
+    """Its constants by name, with their published values."""
+    weights: Callable[..., tuple[float, ...]]
+    """The constants -> the weights w `[k]`."""
+    factors: Callable[[int], tuple[Tensor, ...]]
+    """The side -> the values of each f but the first at each coordinate, float64 `[side]`."""
+    least_side: int = 2
+    """Shortest side on which it is defined."""
+    modes: bool = True
+    """Whether the corners have modes: the cells where the last product that adds to R, and is not empty, is 1."""
 
 
-def _constants(named: tuple[float, float, float], given: dict[str, float]) -> tuple[float, float, float]:
-    """Return the constants `named`, of which `given` ones are replaced; `ValueError` for a bad one."""
-    constants = dict(zip(("R0", "R1", "R2"), named, strict=True)) | given
-    for name, value in constants.items():
-        ok = isinstance(value, int | float) and math.isfinite(value) and (value > 0 if name == "R0" else value >= 0)
-        if not ok:
-            least = "> 0" if name == "R0" else ">= 0"
+def _plain(R0: float, R1: float, R2: float) -> tuple[float, ...]:  # noqa: N803  (the constants' names)
+    return R0, R1, R2
+
+
+def _inside_out(R0: float, R1: float, R2: float) -> tuple[float, ...]:  # noqa: N803
+    return R0 + R1, -R1, R2
+
+
+def _two(R0: float, R1: float) -> tuple[float, ...]:  # noqa: N803
+    return R0, R1
+
+
+def _twice_from_middle(side: int) -> Tensor:
+    """Return `|2 s - (side - 1)|` for each coordinate s: integers, as rounded quotients could not decide the bounds."""
+    return (2 * torch.arange(side, dtype=torch.int64) - (side - 1)).abs()
+
+
+def _ring(side: int) -> Tensor:
+    twice, n = _twice_from_middle(side), side - 1
+    return ((5 * twice > 3 * n) & (5 * twice < 4 * n)).double()
+
+
+def _outer_and_ring(side: int) -> tuple[Tensor, ...]:
+    return (2 * _twice_from_middle(side) > side - 1).double(), _ring(side)
+
+
+def _far_and_ring(side: int) -> tuple[Tensor, ...]:
+    return (5 * _twice_from_middle(side) > side - 1).double(), _ring(side)
+
+
+def _waves(side: int) -> tuple[Tensor, ...]:
+    u = _twice_from_middle(side).double() / (2 * (side - 1))
+    return ((torch.cos(50 * u) + 1) * torch.exp(-((5 * u) ** 2) / 2) / math.sqrt(2 * math.pi),)
+
+
+def _next_to_ends(side: int) -> tuple[Tensor, ...]:
+    s = torch.arange(side)
+    return (((s == 1) | (s == side - 2)).double(),)
+
+
+REWARDS: dict[str, NamedReward] = {
+    "standard": NamedReward({"R0": 1e-3, "R1": 0.5, "R2": 2.0}, _plain, _outer_and_ring),
+    "hard": NamedReward({"R0": 1e-4, "R1": 1.0, "R2": 3.0}, _plain, _outer_and_ring),
+    "deceptive": NamedReward({"R0": 1e-5, "R1": 0.1, "R2": 2.0}, _inside_out, _far_and_ring),
+    "cosine": NamedReward({"R0": 0.1, "R1": 0.5}, _two, _waves, modes=False),
+    "sparse": NamedReward({"R0": 1e-12, "R1": 1.0}, _two, _next_to_ends, least_side=4),
+}
+"""The built-in rewards by name; `Hypergrid` writes out their formulas."""
+
+
+def _replaced(name: str, given: dict[str, float]) -> dict[str, float]:
+    """Return the constants of a named reward, of which `given` ones are replaced; `ValueError` for a bad one."""
+    constants = REWARDS[name].constants
+    if unknown := [each for each in given if each not in constants]:
+        raise ValueError(f"{', '.join(unknown)}: the reward {name} has the constants {' and '.join(constants)} alone.")
+    for each, value in given.items():
+        positive = each == "R0"
+        if not (isinstance(value, int | float) and math.isfinite(value) and (value > 0 if positive else value >= 0)):
+            least = "> 0" if positive else ">= 0"
             raise ValueError(
-                f"{name} must be a finite number {least}, got {value!r}: the reward has to be positive everywhere."
+                f"{each} must be a finite number {least}, got {value!r}: the reward has to be positive everywhere."
             )
-    return constants["R0"], constants["R1"], constants["R2"]
+    return constants | given
 
 
 class Hypergrid(DAG):
@@ -45,15 +110,24 @@ class Hypergrid(DAG):
     Backward actions: `0 .. dim - 1` subtract 1 from that coordinate, while it is positive; `dim` undoes the stop, the
     only backward action of a stopped state.
     Terminal states: stopped; every cell can be terminal.
-    Reward: with `u_d = |s_d / (side - 1) - 1/2|`, `R(s) = R0 + R1 prod_d [0.25 < u_d] + R2 prod_d [0.3 < u_d < 0.4]`,
-    or a reward of the user's own; `log_reward` is its natural log. Modes and log Z are known for the formula alone.
+    Reward: `log_reward` is the natural log of one of these, with `u_d = |s_d / (side - 1) - 1/2|`, or of a reward of
+    the user's own:
+
+    - `"standard"`, `"hard"`: `R0 + R1 prod_d [0.25 < u_d] + R2 prod_d [0.3 < u_d < 0.4]`;
+    - `"deceptive"`: `R0 + R1 (1 - prod_d [0.1 < u_d]) + R2 prod_d [0.3 < u_d < 0.4]`, whose middle leads astray;
+    - `"cosine"`: `R0 + R1 prod_d (cos(50 u_d) + 1) N(5 u_d)`, N the standard normal density;
+    - `"sparse"`: `R0 + R1 prod_d [s_d = 1 or s_d = side - 2]`.
+
+    log Z is known for all of them, as their products factorise over the axes; of a reward of the user's own neither
+    modes nor log Z are.
     Size: `2 side^dim` states, `side^dim` terminal; longest trajectory `dim (side - 1) + 1`.
     Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.1.
 
     Args:
         dim: number of axes, at least 1.
         side: number of cells along an axis, at least 2.
-        reward: `"standard"` (R0 = 1e-3, R1 = 0.5, R2 = 2), `"hard"` (1e-4, 1, 3), a callable, or a callable named as
+        reward: `"standard"` (R0 = 1e-3, R1 = 0.5, R2 = 2), `"hard"` (1e-4, 1, 3), `"deceptive"` (1e-5, 0.1, 2),
+            `"cosine"` (0.1, 0.5), `"sparse"` (1e-12, 1; a side of at least 4), a callable, or a callable named as
             `"module:function"`. A callable takes distinct terminal states, int64 `[n, dim + 1]` on the DAG's device,
             and returns their rewards, `n` positive finite numbers. `gfn_envs.rewards` says how often it is asked.
         R0, R1, R2: constants that replace those of a named `reward`; R0 > 0, R1 >= 0, R2 >= 0.
@@ -76,11 +150,11 @@ class Hypergrid(DAG):
         given = {name: value for name, value in (("R0", R0), ("R1", R1), ("R2", R2)) if value is not None}
         self.own_reward = own_reward(self, reward, REWARDS)
         if self.own_reward is None:
-            self.R0, self.R1, self.R2 = _constants(choose("reward", reward, REWARDS), given)
+            self.constants = _replaced(str(reward), given)
         elif given:
             raise ValueError(
-                f"{', '.join(given)} replace constants of the rewards {' and '.join(REWARDS)}: they cannot be given "
-                f"together with a reward of your own, {self.own_reward.name}."
+                f"{', '.join(given)} replace constants of a built-in reward: they cannot be given together with a "
+                f"reward of your own, {self.own_reward.name}."
             )
         self.nvec = (self.side,) * self.dim + (2,)
         self.num_actions = self.num_backward_actions = self.dim + 1
@@ -89,21 +163,25 @@ class Hypergrid(DAG):
         self._last = torch.tensor(self.nvec, device=self.device) - 1
         self._is_stop = torch.arange(self.dim + 1, device=self.device) == self.dim
         self._unit = torch.eye(self.dim + 1, dtype=torch.int64, device=self.device)
-        # Integers, not rounded quotients, decide the bounds: u < 2/5 means |2 s - (side - 1)| * 5 < 4 (side - 1).
-        n = self.side - 1
-        twice = (2 * torch.arange(self.side, dtype=torch.int64) - n).abs()
-        outer, ring = 2 * twice > n, (5 * twice > 3 * n) & (5 * twice < 4 * n)
-        self._num_outer, self._num_ring = int(outer.sum()), int(ring.sum())
         self._axes = torch.arange(self.dim, device=self.device)
-        self._outer, self._ring = outer.to(self.device), ring.to(self.device)
+        self._peak = torch.zeros(self.side, dtype=torch.bool, device=self.device)
         if self.own_reward is None:
+            self._set_reward(str(reward))
+
+    def _set_reward(self, name: str) -> None:
+        """Tabulate the factors of a named reward over a coordinate, and say where its modes are."""
+        reward = REWARDS[name]
+        if self.side < reward.least_side:
+            raise ValueError(f"the reward {name} needs a side of at least {reward.least_side}, got {self.side}.")
+        weights = reward.weights(**self.constants)
+        factors = torch.stack([torch.ones(self.side, dtype=torch.float64), *reward.factors(self.side)])
+        self._terms = list(zip(weights, factors, strict=True))
+        self._weights = torch.tensor(weights, dtype=torch.float64, device=self.device).unsqueeze(1)
+        self._factors = factors.to(self.device)
+        peaks = [factor > 0 for weight, factor in self._terms[1:] if reward.modes and weight > 0 and factor.any()]
+        if peaks:
             self.metrics, self.num_modes = ("modes",), 2**self.dim
-            # The three values that R takes, as logs computed in double precision.
-            self._log_values = torch.tensor(
-                [[math.log(self.R0 + outer * self.R1 + ring * self.R2) for ring in (0, 1)] for outer in (0, 1)],
-                device=self.device,
-                dtype=torch.float32,
-            )
+            self._peak = peaks[-1].to(self.device)
 
     def reset(self, n: int) -> Tensor:
         return torch.zeros(n, self.dim + 1, dtype=torch.int64, device=self.device)
@@ -124,8 +202,8 @@ class Hypergrid(DAG):
     def log_reward(self, states: Tensor) -> Tensor:
         if self.own_reward is not None:
             return self.own_reward(states).log()
-        cells = states[:, :-1]
-        return self._log_values[self._outer[cells].all(1).long(), self._ring[cells].all(1).long()]
+        products = self._factors[:, states[:, :-1]].prod(2)
+        return (self._weights * products).sum(0).log().float()
 
     def log_num_trajectories(self, states: Tensor) -> Tensor:
         """Return log n(s) `[B]`: the multinomial coefficient of the coordinates, in natural log."""
@@ -140,38 +218,47 @@ class Hypergrid(DAG):
         return torch.cat([states[:, :-1], torch.ones_like(states[:, -1:])], 1)
 
     def log_partition(self) -> float | None:
-        """Return log Z in closed form, as both products of indicators factorise over the axes; None for an own reward.
+        """Return log Z in closed form, as the products factorise over the axes; None for a reward of the user's own.
 
         An enumeration has log Z for any reward, in its `log_z`.
         """
-        return None if self.own_reward else math.log(sum(self._summed_terms(self.dim)))
+        if self.own_reward:
+            return None
+        return math.log(sum(weight * float(factor.sum()) ** self.dim for weight, factor in self._terms))
 
-    def _summed_terms(self, axes: int) -> tuple[float, float, float]:
-        """Return the three terms of R, each summed over all values of `axes` coordinates."""
-        outer, ring = self._num_outer, self._num_ring
-        return self.R0 * self.side**axes, self.R1 * outer**axes, self.R2 * ring**axes
+    def sample_target(self, n: int, generator: Generator) -> Tensor | None:
+        """Return `n` stopped cells drawn from R/Z, int64 `[n, dim + 1]`; None for a reward of the user's own."""
+        if self.own_reward:
+            return None
+        states = torch.ones(n, self.dim + 1, dtype=torch.int64, device=self.device)
+        products = self._weights.expand(-1, n)  # over the axes drawn so far, one for each term
+        for axis in range(self.dim):
+            rest = self._factors.sum(1, keepdim=True) ** (self.dim - 1 - axis)
+            cells = (products.T @ (rest * self._factors)).clamp(min=0)
+            states[:, axis] = torch.multinomial(cells, 1, generator=generator).squeeze(1)
+            products = products * self._factors[:, states[:, axis]]
+        return states
 
     def modes_hit(self, states: Tensor) -> Tensor:
         """Return bool `[B, num_modes]`: the corner in whose peak, its cells of the highest reward, `states` lie.
 
-        Bit `d` of a corner's index tells whether it is at the far end of axis `d`. A reward of the user's own has no
-        known modes.
+        Bit `d` of a corner's index tells whether it is at the far end of axis `d`. The reward "cosine" and one of the
+        user's own have no known modes.
         """
         cells = states[:, :-1]
-        peak = self._ring if self._num_ring else self._outer
         corner = ((2 * cells >= self.side).long() << self._axes).sum(1, keepdim=True)
-        return (corner == torch.arange(self.num_modes, device=self.device)) & peak[cells].all(1, keepdim=True)
+        return (corner == torch.arange(self.num_modes, device=self.device)) & self._peak[cells].all(1, keepdim=True)
 
     def describe(self, states: Tensor) -> list[str]:
         return [f"({', '.join(map(str, row[:-1]))}){' stopped' if row[-1] else ''}" for row in states.tolist()]
 
     def _heat(self) -> Tensor:
         """Return the log of R summed over all axes but the first two, float64 `[side, side]`, or `[1, side]`."""
-        outer, ring = self._outer.cpu().double(), self._ring.cpu().double()
-        column = torch.ones(1, dtype=torch.float64)
-        level, plateau, peak = self._summed_terms(max(self.dim - 2, 0))
-        rows = (outer, ring) if self.dim > 1 else (column, column)
-        return (level + plateau * rows[0][:, None] * outer + peak * rows[1][:, None] * ring).log()
+        heat = torch.zeros((), dtype=torch.float64)
+        for weight, factor in self._terms:
+            here = factor[:, None] * factor if self.dim > 1 else factor[None]
+            heat = heat + weight * factor.sum() ** max(self.dim - 2, 0) * here
+        return heat.log()
 
     def draw(self, path: Tensor, axes: Axes) -> None:
         """Draw the path over the first two axes on the target's heat map: log of R summed over the other axes.

@@ -170,7 +170,12 @@ def test_cuda_is_refused_where_there_is_none(
 # Every flag
 
 
-FITTING = {"graph": "gfn/QM9-v0", "transformer": "gfn/BitSequence-v0", "mlp": "gfn/Hypergrid-v0"}
+FITTING = {
+    "graph": "gfn/QM9-v0",
+    "transformer": "gfn/BitSequence-v0",
+    "slots": "gfn/PhyloTree-v0",
+    "mlp": "gfn/Hypergrid-v0",
+}
 CHOSEN = list(zip(AGENTS.names(), BACKWARD.names(), itertools.cycle(NETWORKS.names()), strict=False))
 
 
@@ -185,7 +190,8 @@ def test_help_explains_every_flag_of_what_is_chosen(
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     flags = [name.replace("_", "-") for name in usual(**chosen).flat()]
-    flags += [f.name for f in dataclasses.fields(Options) if f.name not in ("config", "progress")] + ["no-progress"]
+    own = {"config": "", "config_file": "config", "progress": "no-progress"}
+    flags += filter(None, (own.get(field.name, field.name) for field in dataclasses.fields(Options)))
     plain = re.sub(r"[│╭╮╰╯─ ]+", " ", shown)
     for flag in flags:
         # The flag, its negation if it is a switch, its metavariable, and at least a few words.

@@ -1,26 +1,33 @@
 """Networks say the same however they are asked; heads, torsos and slow copies hold the parameters they should."""
 
 import copy
+import dataclasses
+import functools
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from heads import HEADS, outputs_of
-from torch import nn
+from pairs import PAIRS, config
+from torch import Tensor, nn
 from torch.nn import functional
-from true_flows import SMALL
+from true_flows import SMALL, sample
 
-from agents.networks.base import Network
+from agents.config import with_values
+from agents.model import build_model, make_dag
+from agents.networks.base import Heads, Network, merged, seeded
 from agents.networks.mlp import MLP, MLPTorso
 from agents.networks.target import Target, Targets
-from gfn_envs import Hypergrid, enumerate_dag
+from agents.registry import NETWORKS
+from gfn_envs import DAG, Hypergrid, enumerate_dag, make
 
-DAG = Hypergrid(dim=2, side=5)
-STATES = enumerate_dag(DAG).states
+GRID = Hypergrid(dim=2, side=5)
+STATES = enumerate_dag(GRID).states
 
 
 def _mlp(seed: int = 0, **settings: Any) -> MLP:
-    return MLP(DAG, HEADS, seed=seed, **{"width": 16, "layers": 2, **settings})
+    return MLP(GRID, HEADS, seed=seed, **{"width": 16, "layers": 2, **settings})
 
 
 def _outputs(network: Network) -> dict[str, torch.Tensor]:
@@ -82,7 +89,7 @@ def test_layers_start_as_linear_layers_do() -> None:
 @pytest.mark.parametrize("width", [4, 16])
 def test_width_and_layers_set_the_size(layers: int, width: int) -> None:
     torso = _mlp(width=width, layers=layers).torsos["shared"]
-    inputs = sum(DAG.nvec)
+    inputs = sum(GRID.nvec)
     number = (inputs + 1) * width + (layers - 1) * (width + 1) * width
     assert sum(p.numel() for p in torso.parameters()) == number
 
@@ -258,3 +265,151 @@ def test_networks_run_on_the_dags_device() -> None:
     network = MLP(dag, HEADS, 8, 1).to(dag.device)
     assert all(p.is_meta for p in network.parameters())
     assert network(dag.reset(4)).log_flow.is_meta
+
+
+# --- The heads of every registered network --------------------------------------------------------------------------
+
+FITTING = {
+    "graph": "gfn/QM9-v0",
+    "transformer": "gfn/BitSequence-v0",
+    "slots": "gfn/PhyloTree-v0",
+    "mlp": "gfn/Hypergrid-v0",
+}
+SUBSETS = [("forward",), ("backward",), ("flow",), ("forward", "flow"), ("count", "backward"), tuple(HEADS)]
+ALL_NETWORKS = list(itertools.product(NETWORKS.names(), [True, False]))
+
+
+@functools.cache
+def _dag_and_states(name: str) -> tuple[DAG, Tensor]:
+    """Return a GRID that a network fits, with some of its states, s0 and complete ones among them."""
+    dag = make(FITTING[name])
+    return dag, sample(dag, 6).rows.states
+
+
+def _made(name: str, heads: Heads, shared_torso: bool = True, seed: int = 0) -> Network:
+    settings = dataclasses.replace(NETWORKS.find(name)(), width=8, layers=1, shared_torso=shared_torso)
+    return settings.build(_dag_and_states(name)[0], heads, seed)
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in network.state_dict().items()}
+
+
+def _differing(one: dict[str, Tensor], two: dict[str, Tensor]) -> set[str]:
+    return {name for name in one.keys() & two.keys() if not torch.equal(one[name], two[name])}
+
+
+def test_every_network_is_looked_at_here() -> None:
+    assert set(FITTING) == set(NETWORKS.names())
+
+
+@pytest.mark.parametrize("heads", SUBSETS, ids="+".join)
+@pytest.mark.parametrize(("name", "shared_torso"), ALL_NETWORKS)
+def test_a_network_has_the_heads_asked_for_and_no_weight_besides(
+    name: str, shared_torso: bool, heads: tuple[str, ...]
+) -> None:
+    network = _made(name, {head: HEADS[head] for head in heads}, shared_torso)
+    dag, states = _dag_and_states(name)
+    sizes = {"forward": dag.num_actions, "backward": dag.num_backward_actions, "scalar": 1}
+    for head in heads:
+        assert network(states).head(head).shape == (len(states), sizes[HEADS[head]])
+    for head in HEADS.keys() - set(heads):
+        for call in (network.head, network(states).head, network.zero):
+            with pytest.raises(KeyError, match=f"the network has no head '{head}', only {', '.join(heads)}: "):
+                call(head)
+    read = {id(p) for p in network.parameters_of(*heads)}
+    assert {id(p) for p in network.parameters()} == read
+    assert len(network.torsos) == (1 if shared_torso else len(heads))
+
+
+@pytest.mark.parametrize(("name", "shared_torso"), ALL_NETWORKS)
+def test_another_head_leaves_the_weights_of_the_others_as_they_are(name: str, shared_torso: bool) -> None:
+    whole = _weights(_made(name, HEADS, shared_torso))
+    for heads in (*SUBSETS, tuple(reversed(HEADS))):
+        some = _weights(_made(name, {head: HEADS[head] for head in heads}, shared_torso))
+        assert some.keys() <= whole.keys()
+        assert not _differing(some, whole)
+    states = _dag_and_states(name)[1]
+    alone, among = (_made(name, heads, shared_torso) for heads in ({"flow": "scalar"}, HEADS))
+    assert torch.equal(alone(states).log_flow, among(states).log_flow)
+
+
+@pytest.mark.parametrize(("name", "shared_torso"), ALL_NETWORKS)
+def test_every_head_and_torso_is_drawn_by_a_stream_of_its_own(name: str, shared_torso: bool) -> None:
+    twins = {"one": "scalar", "two": "scalar"}
+    network = _made(name, twins, shared_torso)  # type: ignore[arg-type]
+    one, two = _weights(network.head("one")), _weights(network.head("two"))
+    assert one.keys() == two.keys()
+    assert _differing(one, two)
+    if not shared_torso:
+        assert _differing(_weights(network.torso_of("one")), _weights(network.torso_of("two")))
+    network, again, other = (_made(name, HEADS, shared_torso, seed) for seed in (0, 0, 1))
+    assert not _differing(_weights(network), _weights(again))
+    for part in (lambda it, head: it.head(head), Network.torso_of):
+        for head in HEADS:
+            assert _differing(_weights(part(network, head)), _weights(part(other, head)))
+
+
+@pytest.mark.parametrize("name", NETWORKS.names())
+def test_making_a_network_leaves_the_global_generator_alone(name: str) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    _made(name, HEADS)
+    with seeded(0, "a head"):
+        torch.rand(1)
+    with pytest.raises(RuntimeError, match="negative"), seeded(0, "a head that fails"):
+        torch.rand(-1)
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("name", "shared_torso"), ALL_NETWORKS)
+def test_a_zeroed_head_prefers_nothing_until_it_learns_and_the_others_say_what_they_said(
+    name: str, shared_torso: bool, head: str
+) -> None:
+    network, (_, states) = _made(name, HEADS, shared_torso), _dag_and_states(name)
+    before = {each: x.clone() for each, x in outputs_of(network, states).items()}
+    assert float(before[head].detach().abs().max()) > 1e-3
+    network.zero(head)
+    after = outputs_of(network, states)
+    assert len(after[head].unique()) == 1
+    if (name, head) != ("transformer", "forward"):  # it says the log of one over the number of values at a place
+        assert bool((after[head] == 0).all())
+    assert all(torch.equal(after[other], before[other]) for other in HEADS if other != head)
+    (after[head] - 1).square().sum().backward()
+    with torch.no_grad():
+        for p in network.parameters():
+            p -= 0.01 * (p.grad if p.grad is not None else 0)
+    assert len(outputs_of(network, states)[head].unique()) > 1, "it cannot leave 0"
+
+
+def test_heads_wanted_by_several_are_merged_and_one_name_means_one_kind() -> None:
+    assert merged() == {}
+    assert merged({"forward": "forward"}, {}, {"flow": "scalar", "forward": "forward"}) == {
+        "forward": "forward",
+        "flow": "scalar",
+    }
+    with pytest.raises(ValueError, match="the head 'flow' is wanted as scalar and as backward: give one another name"):
+        merged({"forward": "forward", "flow": "scalar"}, {"flow": "backward"})
+
+
+@pytest.mark.parametrize(("agent", "backward"), PAIRS)
+def test_a_pair_has_the_heads_that_it_reads(agent: str, backward: str) -> None:
+    settings = config(agent, backward)
+    for changes in ({}, {"backward.exact": False} if backward == "maxent" else {}):
+        chosen = with_values(settings, changes)
+        dag = make_dag(chosen)
+        wanted = {**chosen.agent_settings.heads(dag), **chosen.backward_settings.heads(dag)}
+        network = build_model(chosen, dag).parts.network
+        assert {id(p) for p in network.parameters()} == {id(p) for p in network.parameters_of(*wanted)}
+        assert ("backward" in wanted) == (backward not in ("uniform", "maxent") or bool(changes))
+
+
+@pytest.mark.parametrize(("agent", "backward"), PAIRS)
+def test_the_backward_policy_does_not_change_the_first_weights_of_the_forward_policy(agent: str, backward: str) -> None:
+    settings = config(agent, backward)
+    dag = make_dag(settings)
+    network, alone = (build_model(each, dag).parts.network for each in (settings, config(agent, "uniform")))
+    states = enumerate_dag(dag).states
+    assert torch.equal(network(states).forward_logits, alone(states).forward_logits)

@@ -220,6 +220,17 @@ def test_figures_that_nobody_declared_have_a_column_and_a_panel_of_their_own():
     assert [line.get_ydata().tolist() for line in panels["clipped share"].get_lines()] == [[0, 0.125, 0.25]]
 
 
+def test_what_an_update_tells_besides_its_loss_appears_in_table_and_curves(monkeypatch):
+    trainer = trainer_of(Hypergrid(2, 4), eval_every=1)
+    update = trainer.agent.update
+    monkeypatch.setattr(trainer.agent, "update", lambda buffer: update(buffer) | {"clipped_share": torch.tensor(0.5)})
+    trainer.train(lambda metrics: None, lambda: False, progress=False)
+    assert [row["clipped_share"] for row in trainer.history] == [0.5] * 3
+    assert "clipped share" in report.table(trainer.history, trainer.columns())
+    figure = report.learning_curve(trainer.history, trainer.columns())
+    assert [axes.get_title() for axes in drawn(figure)][-1] == "clipped share"
+
+
 def test_columns_say_how_figures_are_shown():
     columns = {
         "a": Column("A", "{:.1f}", "both", "the first", scale="log", reference=2.0),

@@ -91,21 +91,28 @@ WRONG_CONFIGS = {
     "\x00\udcff": "",
     "[]": "the settings must be a JSON object, got []",
     "null": "the settings must be a JSON object, got None",
-    "{}": "it was written by gfn-envs 0.1",
+    "{}": "its settings are not of this project",
     '{"agent": "tb", "optim": {"lr": 0.1}}': "it was written by gfn-envs 0.1",
     '{"format": 3}': "it was written by another version of gfn-envs (format 3)",
     '{"format": "2"}': "it was written by another version of gfn-envs (format '2')",
-    '{"format": 2, "agnet": "tb"}': "unknown settings: agnet",
-    '{"format": 2, "optim.lr": 0.1}': "unknown settings: optim.lr",
-    '{"format": 2, "agent.lrr": 0.1}': "unknown settings: agent.lrr",
-    '{"format": 2, "agent": "mdqm"}': "Unknown agent 'mdqm'. Known, closest first: mdqn,",
-    '{"format": 2, "agent": ["tb"]}': "--agent must be of type str, got ['tb']",
-    '{"format": 2, "backward": 3}': "--backward must be of type str, got 3",
-    '{"format": 2, "network": null}': "--network must be of type str, got None",
-    '{"format": 2, "batch_size": "16"}': "--batch-size must be of type int, got '16'",
-    '{"format": 2, "agent_settings": {"lr": 1}}': "unknown settings: agent_settings",
-    '{"format": 2, "eval": 3}': "unknown settings: eval",
-    '{"format": 2, "seed": true}': "--seed must be of type int, got True",
+    '{"format": 2}': "it does not say of which kind of run its settings are",
+    '{"format": 2, "kind": "baselines:Run"}': "it holds the settings of another kind of run ('baselines:Run'",
+}
+WRONG_CONFIGS |= {
+    f'{{"format": 2, "kind": "{Config.kind}", {values}}}': reason
+    for values, reason in {
+        '"agnet": "tb"': "unknown settings: agnet",
+        '"optim.lr": 0.1': "unknown settings: optim.lr",
+        '"agent.lrr": 0.1': "unknown settings: agent.lrr",
+        '"agent": "mdqm"': "Unknown agent 'mdqm'. Known, closest first: mdqn,",
+        '"agent": ["tb"]': "--agent must be of type str, got ['tb']",
+        '"backward": 3': "--backward must be of type str, got 3",
+        '"network": null': "--network must be of type str, got None",
+        '"batch_size": "16"': "--batch-size must be of type int, got '16'",
+        '"agent_settings": {"lr": 1}': "unknown settings: agent_settings",
+        '"eval": 3': "unknown settings: eval",
+        '"seed": true': "--seed must be of type int, got True",
+    }.items()
 }
 
 

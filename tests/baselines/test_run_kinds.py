@@ -93,7 +93,7 @@ def test_a_choice_of_ones_own_is_read_back_without_its_module(tmp_path: Path) ->
     ],
 )
 def test_a_sweep_names_an_algorithm_its_module_and_a_reward_mode(method: str, algo: str, mode: str) -> None:
-    task = kinds.Task("gfn/Hypergrid-v0", GRID, (), trajectories=100, evaluations=3, seed=5)
+    task = kinds.Task("gfn/Hypergrid-v0", GRID, "default", (), trajectories=100, evaluations=3, seed=5)
     config = BaselineRun().planned(method, task)
     assert (config.algo, config.reward_mode, config.seed, config.eval_every) == (algo, mode, 5, 34)
     with pytest.raises(ValueError, match="has no effect with --algo toy_algorithms:toy"):

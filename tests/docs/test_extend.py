@@ -91,6 +91,23 @@ def test_an_objective_of_ones_own_appears_with_its_figures(files: Path, capsys: 
     assert "target seen" in table
 
 
+@pytest.mark.parametrize(
+    ("flag", "thing"),
+    [
+        ("agent", "my_objective:LogPartitionVariance"),
+        ("backward", "my_backward:Smoothed"),
+        ("metrics", "my_metric:Column"),
+    ],
+)
+def test_a_name_for_the_wrong_thing_is_an_error(
+    flag: str, thing: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = flag.removesuffix("s")
+    (files / "my_slip.py").write_text(f'import agents\n\nagents.register_{kind}("slip", "{thing}")\n')
+    assert _run(f"python agents/run.py --{flag} my_slip:slip", 16) == 2
+    assert f"'my_slip:slip' stands for '{thing}', which is no subclass of agents." in capsys.readouterr().err
+
+
 def test_the_objective_learns(files: Path) -> None:
     import agents
 

@@ -7,9 +7,10 @@ from fractions import Fraction
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import chi2, norm
 
 import gfn_envs
-from gfn_envs import Hypergrid
+from gfn_envs import Hypergrid, check_dag, enumerate_dag
 from gfn_envs.envs.hypergrid import REWARDS
 
 
@@ -29,12 +30,113 @@ def _plain_reward(cell: tuple[int, ...], side: int, constants: tuple[float, floa
 
 @pytest.mark.parametrize("side", [2, 3, 5, 6, 8, 11, 16, 20, 21])
 @pytest.mark.parametrize("dim", [1, 2])
-@pytest.mark.parametrize("constants", [REWARDS["standard"], REWARDS["hard"], (0.3, 0.0, 7.0)])
+@pytest.mark.parametrize("constants", [(1e-3, 0.5, 2.0), (1e-4, 1.0, 3.0), (0.3, 0.0, 7.0)])
 def test_rewards_follow_the_formula_exactly_at_the_bounds_too(dim, side, constants) -> None:
     dag = Hypergrid(dim, side, R0=constants[0], R1=constants[1], R2=constants[2])
     wanted = [_plain_reward(c, side, constants) for c in itertools.product(range(side), repeat=dim)]
     torch.testing.assert_close(dag.log_reward(_cells(dag)), torch.tensor([math.log(r) for r in wanted]))
     assert dag.log_partition() == pytest.approx(math.log(sum(wanted)), abs=1e-12)
+
+
+def _plain_deceptive(cell: tuple[int, ...], side: int) -> float:
+    far = ring = True
+    for coordinate in cell:
+        u = abs(2 * Fraction(coordinate, side - 1) - 1)
+        far = far and u > Fraction(1, 5)
+        ring = ring and Fraction(3, 5) < u < Fraction(4, 5)
+    return 1e-5 + 0.1 - 0.1 * far + 2 * ring
+
+
+def _plain_cosine(cell: tuple[int, ...], side: int) -> float:
+    product = 1.0
+    for coordinate in cell:
+        a = abs(coordinate / (side - 1) - 0.5)
+        product *= (math.cos(50 * a) + 1) * norm.pdf(5 * a)
+    return 0.1 + 0.5 * product
+
+
+def _plain_sparse(cell: tuple[int, ...], side: int) -> float:
+    return 1e-12 + all(coordinate in (1, side - 2) for coordinate in cell)
+
+
+PLAIN = {"deceptive": _plain_deceptive, "cosine": _plain_cosine, "sparse": _plain_sparse}
+
+
+@pytest.mark.parametrize("side", [4, 5, 8, 11, 16, 21, 41])
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("name", PLAIN)
+def test_harder_rewards_follow_their_formulas(name: str, dim: int, side: int) -> None:
+    dag = Hypergrid(dim, side, reward=name)
+    wanted = [PLAIN[name](cell, side) for cell in itertools.product(range(side), repeat=dim)]
+    torch.testing.assert_close(
+        dag.log_reward(_cells(dag)), torch.tensor([math.log(r) for r in wanted]), rtol=1e-6, atol=1e-6
+    )
+    assert dag.log_partition() == pytest.approx(math.log(math.fsum(wanted)), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_enumeration_agrees_on_harder_rewards(name: str) -> None:
+    dag = Hypergrid(3, 6, reward=name)
+    check_dag(dag)
+    check_dag(Hypergrid(3, 6, reward=name, device="meta"))
+    exact = enumerate_dag(dag)
+    wanted = [PLAIN[name](tuple(row[:-1]), 6) for row in exact.states[exact.terminal].tolist()]
+    target = torch.tensor(wanted, dtype=torch.float64) / math.fsum(wanted)
+    torch.testing.assert_close(exact.target, target, rtol=1e-5, atol=1e-12)
+    assert exact.log_z == pytest.approx(math.log(math.fsum(wanted)), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_samples_follow_the_target(name: str) -> None:
+    dag = Hypergrid(2, 8, reward=name)
+    states = dag.sample_target(20_000, torch.Generator().manual_seed(0))
+    assert states is not None
+    target = dag.log_reward(_cells(dag)).double().softmax(0)
+    seen = torch.bincount(states[:, 0] * 8 + states[:, 1], minlength=64)
+    order = target.argsort()
+    enough = (order[target[order].cumsum(0) * 20_000 > 5]).flip(0)  # the rarest cells count as one
+    expected = torch.cat([target[enough], 1 - target[enough].sum(0, keepdim=True)]) * 20_000
+    found = torch.cat([seen[enough], 20_000 - seen[enough].sum(0, keepdim=True)])
+    kept = expected > 1e-3
+    statistic = float(((found - expected) ** 2 / expected)[kept].sum())
+    assert chi2.sf(statistic, int(kept.sum()) - 1) > 1e-3
+    assert int(found[~kept].sum()) == 0
+    assert Hypergrid(2, 8, reward=lambda states: states.sum(1)).sample_target(3, torch.Generator()) is None
+
+
+def test_where_the_harder_rewards_are_high() -> None:
+    deceptive, sparse = (Hypergrid(2, 16, reward=name) for name in ("deceptive", "sparse"))
+    at = {
+        name: torch.tensor([[*cell, 1]]) for name, cell in {"middle": (7, 8), "ring": (2, 13), "end": (0, 15)}.items()
+    }
+    assert deceptive.log_reward(torch.cat(list(at.values()))).exp().tolist() == pytest.approx([0.10001, 2.00001, 1e-5])
+    assert deceptive.modes_hit(at["ring"]).tolist() == [[False, False, True, False]]
+    assert deceptive.num_modes == sparse.num_modes == 4
+    target = torch.tensor([[1, 14, 1]])
+    assert sparse.log_reward(target).item() == pytest.approx(0, abs=1e-6)
+    assert sparse.modes_hit(target).tolist() == [[False, False, True, False]]
+    assert sparse.modes_hit(_cells(sparse)).sum() == 4
+    cosine = Hypergrid(2, 17, reward="cosine")
+    assert (cosine.num_modes, cosine.metrics) == (0, ())
+    assert cosine.log_reward(torch.tensor([[8, 8, 1]])) == cosine.log_reward(_cells(cosine)).max()
+
+
+def test_a_grid_without_peaks_claims_no_modes() -> None:
+    assert Hypergrid(2, 5, reward="deceptive").num_modes == 0  # no coordinate of five lies in the ring
+    assert Hypergrid(2, 5).num_modes == 4  # the plateau of the corners is the best there is
+    assert Hypergrid(2, 8, R1=0, R2=0).num_modes == 0
+
+
+@pytest.mark.parametrize("name", ["deceptive", "cosine", "sparse"])
+def test_own_constants_replace_those_of_the_harder_rewards(name: str) -> None:
+    dag = Hypergrid(1, 8, reward=name, R0=0.5)
+    plain = Hypergrid(1, 8, reward=name)
+    torch.testing.assert_close(
+        dag.log_reward(_cells(dag)).exp() - 0.5,
+        plain.log_reward(_cells(dag)).exp() - plain.constants["R0"],
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_the_grid_of_side_21_has_cells_on_the_bounds() -> None:
@@ -47,12 +149,12 @@ def test_the_grid_of_side_21_has_cells_on_the_bounds() -> None:
 @pytest.mark.parametrize(("name", "constants"), [("standard", (1e-3, 0.5, 2.0)), ("hard", (1e-4, 1.0, 3.0))])
 def test_the_named_rewards_are_those_of_the_literature(name, constants) -> None:
     dag = Hypergrid(2, 4, reward=name)
-    assert constants == (dag.R0, dag.R1, dag.R2)
+    assert tuple(dag.constants.values()) == constants
 
 
 def test_own_constants_replace_the_named_ones_one_by_one() -> None:
     dag = Hypergrid(2, 4, reward="hard", R1=0.25)
-    assert (dag.R0, dag.R1, dag.R2) == (1e-4, 0.25, 3.0)
+    assert dag.constants == {"R0": 1e-4, "R1": 0.25, "R2": 3.0}
 
 
 @pytest.mark.parametrize(("id", "z"), [("gfn/Hypergrid-v0", 5672), ("gfn/HypergridHard-v0", 10784)])
@@ -116,8 +218,10 @@ def test_masks_on_a_hand_written_table() -> None:
         ({"R1": -0.5}, r"R1 must be a finite number >= 0, got -0\.5"),
         ({"R2": math.inf}, "R2 must be a finite number >= 0, got inf"),
         ({"R2": "2"}, "R2 must be a finite number >= 0, got '2'"),
-        ({"reward": "standrad"}, "Unknown reward 'standrad'. Known, closest first: standard, hard"),
-        ({"reward": "Herd"}, "Unknown reward 'Herd'. Known, closest first: hard, standard"),
+        ({"reward": "standrad"}, "Unknown reward 'standrad'. Known, closest first: standard, sparse, "),
+        ({"reward": "cosine", "R2": 1.0}, "R2: the reward cosine has the constants R0 and R1 alone"),
+        ({"reward": "sparse", "side": 3}, "the reward sparse needs a side of at least 4, got 3"),
+        ({"reward": "Herd"}, "Unknown reward 'Herd'. Known, closest first: hard, "),
     ],
 )
 def test_bad_arguments_are_named_with_their_value(arguments, message: str) -> None:
@@ -138,7 +242,7 @@ def test_an_unknown_keyword_lists_the_right_ones_closest_first() -> None:
 def test_make_passes_keywords_and_device_on() -> None:
     dag = gfn_envs.make("gfn/HypergridHard-v0", device="meta", side=8)
     assert isinstance(dag, Hypergrid)
-    assert (dag.side, dag.R0, dag.device.type) == (8, 1e-4, "meta")
+    assert (dag.side, dag.constants["R0"], dag.device.type) == (8, 1e-4, "meta")
 
 
 def test_states_are_described_in_words() -> None:
@@ -159,8 +263,9 @@ def test_draw_marks_the_path_on_the_heat_map(dim: int) -> None:
     assert image.get_array().shape == ((5, 5) if dim > 1 else (1, 5))
 
 
-def test_the_heat_map_is_the_reward_summed_over_the_other_axes() -> None:
-    dag, axes = Hypergrid(3, 6, reward="hard"), Figure().subplots()
+@pytest.mark.parametrize("name", ["hard", "deceptive", "cosine", "sparse"])
+def test_the_heat_map_is_the_reward_summed_over_the_other_axes(name: str) -> None:
+    dag, axes = Hypergrid(3, 6, reward=name), Figure().subplots()
     dag.draw(dag.reset(1), axes)
     log_reward = dag.log_reward(_cells(dag)).double().reshape(6, 6, 6)
     heat = torch.as_tensor(axes.images[0].get_array())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.build import build_trainer
-from agents.config import preset, with_values
+from agents.config import usual, with_values
 from agents.model import make_dag
 from gfn_envs import enumerate_dag, make
 
@@ -169,23 +169,22 @@ def test_symmetry_and_masks_count_what_plain_python_counts(max_atoms: int) -> No
 @pytest.mark.parametrize(("agent", "backward"), [("mdqn", "tlm"), ("db", "tlm"), ("tb", "uniform"), ("tb", "tlm")])
 def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(agent: str, backward: str) -> None:
     changes = {
-        "backward": backward,
         "env_kwargs": '{"max_atoms": 3}',
         "trajectories": 96_000,
         "batch_size": 64,
         "epsilon": 0.5,
         "epsilon_trajectories": 96_000,
-        "optim.lr": 3e-3,
-        "optim.lr_decay": 0.998,
+        "agent.lr": 3e-3,
+        "agent.lr_decay": 0.998,
         "eval_every": 500,
         "eval.test_every": 0,
         "eval.elbo_samples": 0,
-        "net.width": 32,
-        "net.layers": 2,
+        "network.width": 32,
+        "network.layers": 2,
     }
     if agent == "mdqn":  # terminal edges of weight 10 and a slow target leave the rest of the graph behind: 0.066
-        changes |= {"dqn.leaf_weight": 1.0, "dqn.target_rate": 0.25}
-    settings = with_values(preset("gfn/QM9-v0", agent), changes)
+        changes |= {"agent.leaf_weight": 1.0, "agent.target_rate": 0.25}
+    settings = with_values(usual("gfn/QM9-v0", agent, backward), changes)
     trainer = build_trainer(settings, make_dag(settings))
     trainer.train(lambda metrics: None, lambda: False, progress=False)
     # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15, one that misses the

@@ -89,7 +89,7 @@ def test_modes_and_closed_forms_are_not_claimed_of_an_unknown_reward(name: str) 
     assert "modes" not in dag.metrics
     if isinstance(dag, Hypergrid):
         assert dag.log_partition() is None
-        assert not hasattr(dag, "R0")
+        assert not hasattr(dag, "constants")
 
 
 def test_they_are_claimed_of_the_built_in_reward() -> None:
@@ -154,7 +154,7 @@ def test_gymnasium_makes_it_from_a_callable(id: str) -> None:
     [
         (
             lambda: Hypergrid(reward=by_sum, R0=0.1, R2=1.0),
-            "R0, R2 replace constants of the rewards standard and hard: .* together with a reward of your own, by_sum",
+            "R0, R2 replace constants of a built-in reward: .* together with a reward of your own, by_sum",
         ),
         (lambda: Hypergrid(reward="math:pi"), "reward 'math:pi' is not a function but of type float"),
         (lambda: Hypergrid(reward="no_such_module:f"), "reward 'no_such_module:f': cannot load it"),

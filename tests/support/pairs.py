@@ -12,7 +12,7 @@ from agents.evaluation.settings import EvaluationSettings
 from agents.model import make_dag
 from agents.objectives.dqn import SoftDQNSettings
 from agents.registry import AGENTS, BACKWARD
-from agents.settings import annotations
+from agents.settings import field_types
 from agents.trainer import Trainer
 
 PAIRS = [(agent, backward) for agent in AGENTS.names() for backward in BACKWARD.names()]
@@ -22,13 +22,13 @@ REPLAYING = [name for name in AGENTS.names() if issubclass(AGENTS.find(name), So
 
 def owned(kind: str, name: str) -> set[str]:
     """Return the settings that the choice `name` of a kind owns, by dotted name."""
-    return {f"{kind}.{setting}" for setting in annotations(CHOICES[kind].find(name))}
+    return {f"{kind}.{setting}" for setting in field_types(CHOICES[kind].find(name))}
 
 
 def every_setting() -> set[str]:
     """Return the dotted names of the settings of all runs and of all choices."""
     plain = {field.name for field in dataclasses.fields(Config)} - {"eval", *(f"{kind}_settings" for kind in CHOICES)}
-    evaluation = {f"eval.{name}" for name in annotations(EvaluationSettings)}
+    evaluation = {f"eval.{name}" for name in field_types(EvaluationSettings)}
     return (plain | evaluation).union(*(owned(kind, name) for kind in CHOICES for name in CHOICES[kind].names()))
 
 

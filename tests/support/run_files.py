@@ -47,7 +47,7 @@ gfn_envs.register("my/Grid-v0", "my_grids:Failing")
 folder = pathlib.Path(agents.__file__).parent
 SHADOWED = [
     path.stem
-    for path in folder.glob("*.py")
+    for path in folder.glob("[!_]*.py")
     if (spec := importlib.util.find_spec(path.stem)) and spec.origin and pathlib.Path(spec.origin).parent == folder
 ]
 assert not SHADOWED, SHADOWED

@@ -1,0 +1,1 @@
+"""Factor graphs: assignments of discrete variables, the Ising model among them."""

@@ -1,0 +1,1 @@
+"""Sets of nodes of one graph: independent sets, cliques, dominating sets."""

@@ -1,0 +1,1 @@
+"""Phylogenetic trees: rooted binary trees over taxa, scored by parsimony on an alignment."""

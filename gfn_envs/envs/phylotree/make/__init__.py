@@ -1,0 +1,1 @@
+"""How the data files of gfn/PhyloTree-v0 were made."""

@@ -1,0 +1,1 @@
+"""What environments that write words share: the orders of writing, and words whose rewards stand in a table."""

@@ -1,0 +1,1 @@
+"""Commands that make the files shipped with TFBind8."""
