@@ -1,7 +1,7 @@
 """Hypergrid: walk up the axes of a D-dimensional grid and stop anywhere.
 
-Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.1; reward constants "standard" and "hard": Gritsaev et al. 2025
-(arXiv 2410.15474), section 4.1.
+Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.1. The reward constants "standard" and "hard" are those of
+Gritsaev et al. 2025 (arXiv 2410.15474), section 4.1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REWARDS: dict[str, tuple[float, float, float]] = {"standard": (1e-3, 0.5, 2.0), 
 
 
 def _constants(named: tuple[float, float, float], given: dict[str, float]) -> tuple[float, float, float]:
-    """Return the constants `named`, of which `given` ones are replaced; `ValueError` for a bad one."""
+    """Return the constants `named` with the `given` ones replaced; raise `ValueError` for a bad one."""
     constants = dict(zip(("R0", "R1", "R2"), named, strict=True)) | given
     for name, value in constants.items():
         ok = isinstance(value, int | float) and math.isfinite(value) and (value > 0 if name == "R0" else value >= 0)
@@ -41,12 +41,12 @@ class Hypergrid(DAG):
     """A cell of a `dim`-dimensional grid with `side` cells along each axis, reached from the corner 0 by unit steps.
 
     State: int64 `[B, dim + 1]`: coordinates in `0 .. side - 1`, then the stopped flag (0 or 1).
-    Actions: `0 .. dim - 1` add 1 to that coordinate, while it stays below `side`; `dim` stops.
-    Backward actions: `0 .. dim - 1` subtract 1 from that coordinate, while it is positive; `dim` undoes the stop, the
-    only backward action of a stopped state.
-    Terminal states: stopped; every cell can be terminal.
-    Reward: with `u_d = |s_d / (side - 1) - 1/2|`, `R(s) = R0 + R1 prod_d [0.25 < u_d] + R2 prod_d [0.3 < u_d < 0.4]`,
-    or a reward of the user's own; `log_reward` is its natural log. Modes and log Z are known for the formula alone.
+    Actions: `0 .. dim - 1` add 1 to that coordinate if it stays below `side`; `dim` stops.
+    Backward actions: `0 .. dim - 1` subtract 1 from that coordinate if it is positive; `dim` undoes the stop. A stopped
+    state has only the backward action `dim`.
+    Terminal states: the stopped states. Every cell can be terminal.
+    Reward: with `u_d = |s_d / (side - 1) - 1/2|`, `R(s) = R0 + R1 prod_d [0.25 < u_d] + R2 prod_d [0.3 < u_d < 0.4]`.
+    The user's own reward can replace this formula; then modes and log Z are not known. `log_reward` is the natural log.
     Size: `2 side^dim` states, `side^dim` terminal; longest trajectory `dim (side - 1) + 1`.
     Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.1.
 
@@ -55,9 +55,9 @@ class Hypergrid(DAG):
         side: number of cells along an axis, at least 2.
         reward: `"standard"` (R0 = 1e-3, R1 = 0.5, R2 = 2), `"hard"` (1e-4, 1, 3), a callable, or a callable named as
             `"module:function"`. A callable takes distinct terminal states, int64 `[n, dim + 1]` on the DAG's device,
-            and returns their rewards, `n` positive finite numbers. `gfn_envs.rewards` says how often it is asked.
+            and returns their rewards, `n` positive finite numbers. `gfn_envs.rewards` says how often it is called.
         R0, R1, R2: constants that replace those of a named `reward`; R0 > 0, R1 >= 0, R2 >= 0.
-        device: where its tensors live.
+        device: device of its tensors.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Hypergrid(DAG):
         self._last = torch.tensor(self.nvec, device=self.device) - 1
         self._is_stop = torch.arange(self.dim + 1, device=self.device) == self.dim
         self._unit = torch.eye(self.dim + 1, dtype=torch.int64, device=self.device)
-        # Integers, not rounded quotients, decide the bounds: u < 2/5 means |2 s - (side - 1)| * 5 < 4 (side - 1).
+        # The bounds are compared in integers, without rounding: u < 2/5 means |2 s - (side - 1)| * 5 < 4 (side - 1).
         n = self.side - 1
         twice = (2 * torch.arange(self.side, dtype=torch.int64) - n).abs()
         outer, ring = 2 * twice > n, (5 * twice > 3 * n) & (5 * twice < 4 * n)
@@ -98,7 +98,7 @@ class Hypergrid(DAG):
         self._outer, self._ring = outer.to(self.device), ring.to(self.device)
         if self.own_reward is None:
             self.metrics, self.num_modes = ("modes",), 2**self.dim
-            # The three values that R takes, as logs computed in double precision.
+            # The logs of the values of R, computed in double precision.
             self._log_values = torch.tensor(
                 [[math.log(self.R0 + outer * self.R1 + ring * self.R2) for ring in (0, 1)] for outer in (0, 1)],
                 device=self.device,
@@ -109,7 +109,7 @@ class Hypergrid(DAG):
         return torch.zeros(n, self.dim + 1, dtype=torch.int64, device=self.device)
 
     def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        # An action is the index of the component it raises, the stopped flag included, and so is its reverse.
+        # An action is the index of the component that it raises. The backward action that undoes it has the same index.
         return states + self._unit.index_select(0, actions), actions
 
     def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,16 +133,17 @@ class Hypergrid(DAG):
         return (torch.lgamma(cells.sum(1) + 1) - torch.lgamma(cells + 1).sum(1)).float()
 
     def log_potential(self, states: Tensor) -> Tensor:
-        """Return `log R` of the cell less `log R` of the origin, float32 `[B]`: what stopping here would pay."""
+        """Return `log R` of the cell minus `log R` of the origin, float32 `[B]`: the reward for stopping here."""
         return self.log_reward(self._stopped(states)) - self.log_reward(self._stopped(self.reset(1)))
 
     def _stopped(self, states: Tensor) -> Tensor:
         return torch.cat([states[:, :-1], torch.ones_like(states[:, -1:])], 1)
 
     def log_partition(self) -> float | None:
-        """Return log Z in closed form, as both products of indicators factorise over the axes; None for an own reward.
+        """Return log Z in closed form, or None for the user's own reward.
 
-        An enumeration has log Z for any reward, in its `log_z`.
+        The closed form exists because both products of indicators factorise over the axes. An enumeration gives log Z
+        for any reward, in its `log_z`.
         """
         return None if self.own_reward else math.log(sum(self._summed_terms(self.dim)))
 
@@ -152,10 +153,10 @@ class Hypergrid(DAG):
         return self.R0 * self.side**axes, self.R1 * outer**axes, self.R2 * ring**axes
 
     def modes_hit(self, states: Tensor) -> Tensor:
-        """Return bool `[B, num_modes]`: the corner in whose peak, its cells of the highest reward, `states` lie.
+        """Return bool `[B, num_modes]`: whether each of `states` lies in the peak of each corner.
 
-        Bit `d` of a corner's index tells whether it is at the far end of axis `d`. A reward of the user's own has no
-        known modes.
+        The peak of a corner is its cells of the highest reward. Bit `d` of a corner's index is 1 if the corner is at
+        the far end of axis `d`. The user's own reward has no known modes.
         """
         cells = states[:, :-1]
         peak = self._ring if self._num_ring else self._outer
@@ -176,7 +177,7 @@ class Hypergrid(DAG):
     def draw(self, path: Tensor, axes: Axes) -> None:
         """Draw the path over the first two axes on the target's heat map: log of R summed over the other axes.
 
-        A reward of the user's own has no heat map: every cell has one colour.
+        The user's own reward has no heat map: all cells have the same colour.
         """
         path = path.cpu()
         xs = path[:, 0].numpy()
