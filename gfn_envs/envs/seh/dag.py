@@ -158,7 +158,8 @@ class SEH(MoleculeDAG):
         # closer[b, w, v, u] is True if v and u are joined and w is on the side of v.
         closer = ((distances.unsqueeze(3) < distances.unsqueeze(2)) & (pairs > 0).unsqueeze(1)).double().flatten(2)
         stems = chosen + chosen.transpose(1, 2)
-        # Half a fragment's stems and far stems, summed over a side: edges within it count fully, the edge out by half.
+        # An edge gives half of its stems to each of its ends. Summed over a side, edges within it count fully, and the
+        # edge that leaves it counts by half. The second term adds the other half.
         weights = filled.double() + stems.sum(2) / 2
         hooks = torch.bmm(weights.unsqueeze(1), closer).squeeze(1) + stems.flatten(1) / 2
         # For the root r, the hook at v's edge towards u counts if u is on the side of r, so the tensor is transposed.
@@ -243,7 +244,7 @@ class SEH(MoleculeDAG):
         return self.complete(self.reset(len(sizes)), sizes, Generator(self.device).manual_seed(0))
 
     def graph_view(self) -> GraphView:
-        """Return the state's layout as a graph: a node's features are its fragment and 1 + its number of free stems."""
+        """Return the state's layout as a graph: a node's features are its fragment and 1 + its stems less its edges."""
         return self.layout.view(node_values=(self.num_fragments + 1, MAX_STEMS + 2), whole_values=(2,))
 
     def graph(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
