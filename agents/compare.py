@@ -1,4 +1,4 @@
-"""Set runs side by side: python agents/compare.py DIR... --out REPORT."""
+"""Compare runs: python agents/compare.py DIR... --out REPORT."""
 
 from agents.runs.script import run
 

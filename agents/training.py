@@ -94,7 +94,7 @@ def train(
 
 
 def resume(path: str | Path, trajectories: int | None = None, progress: bool = True) -> Training:
-    """Go on with the run in a folder, to its end or to that number of trajectories.
+    """Continue the run in a folder, to its end or to `trajectories`.
 
     Raises `agents.RunFileError` for a folder without a run and for damaged files.
     """

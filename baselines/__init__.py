@@ -1,1 +1,1 @@
-"""Baselines from other libraries on the same environments, compared on the same metrics."""
+"""Baselines on the same environments, mostly from other libraries, compared on the same metrics."""

@@ -1,6 +1,6 @@
-"""The algorithms of `--algo`: where each comes from, and the keyword arguments that it is made with.
+"""The algorithms of `--algo`: the source of each, and its default keyword arguments.
 
-Stable-Baselines3 (Raffin et al. 2021, JMLR 22(268)) and sb3-contrib are imported when one of theirs is built.
+Stable-Baselines3 (Raffin et al. 2021, JMLR 22(268)) and sb3-contrib are imported when one of their algorithms is built.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Sampler:
 
 
 def actor_logits(model: Any, dag: DAG) -> Policy:
-    """Return the logits of an actor's action distribution."""
+    """Return a function that gives the logits of an actor's action distribution."""
     return lambda states: model.policy.get_distribution(states).distribution.logits
 
 
 def greedy_logits(model: Any, dag: DAG) -> Policy:
-    """Return the deterministic policy that takes the legal action of highest Q-value, as logits."""
+    """Return, as logits, the deterministic policy that takes the legal action with the highest Q-value."""
 
     def logits(states: Tensor) -> Tensor:
         values = model.policy.quantile_net(states).mean(1) if hasattr(model, "quantile_net") else model.q_net(states)
@@ -65,25 +65,25 @@ class SB3Algorithm:
     """An algorithm of Stable-Baselines3 or sb3-contrib."""
 
     algorithm: str
-    """Its class, as `"module:Class"`."""
+    """The class of the algorithm, as `"module:Class"`."""
     defaults: dict[str, Any]
-    """The keyword arguments that it is made with."""
+    """Default keyword arguments of the class."""
     policy: str = "MlpPolicy"
-    """Its kind of policy network."""
+    """SB3's name for the kind of policy network."""
     masked: bool = False
-    """Whether it knows action masks."""
+    """Whether the algorithm knows action masks."""
     exact: bool = True
-    """Whether its policy depends on the state alone."""
+    """Whether the policy depends only on the state."""
     stochastic: bool = True
-    """Whether its policy is a distribution over actions."""
+    """Whether the policy is a distribution over actions."""
     logits: Callable[[Any, DAG], Policy] = actor_logits
-    """How its policy reads as logits."""
+    """Function that returns the model's policy as logits."""
     extractor: str = "stable_baselines3.common.torch_layers:FlattenExtractor"
-    """What makes a vector of an observation, as `"module:Class"`."""
+    """The class that turns an observation into a vector, as `"module:Class"`."""
     paid: bool = True
 
     def check(self, config: BaselineConfig) -> None:
-        """Raise `ValueError` for an unknown reward mode, `ModuleNotFoundError` where the library is missing."""
+        """Raise `ValueError` for an unknown reward mode, `ModuleNotFoundError` if the library is missing."""
         choose("reward mode", config.reward_mode, REWARD_MODES)
         for module, package in (("stable_baselines3", "stable-baselines3"), ("sb3_contrib", "sb3-contrib")):
             if importlib.util.find_spec(module) is None:
@@ -101,10 +101,10 @@ class SB3Algorithm:
 
 
 _NET = {"policy_kwargs": {"net_arch": [256, 256]}}
-# The return is what an object is worth, however long it took to build: no discount.
+# No discount: the return is the value of an object, however long it took to build.
 _ACTOR = {**_NET, "gamma": 1.0, "n_steps": 64}
 _PPO = {**_ACTOR, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3, "ent_coef": 0.01}
-# With a discount: an invalid action leads back to its own state, which without one is no worse than a step forward.
+# With a discount: an invalid action leads back to its own state, and without a discount this costs nothing.
 _DQN = {
     **_NET, "gamma": 0.99, "learning_rate": 5e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000,
     "train_freq": 1, "gradient_steps": 1, "target_update_interval": 5_000, "exploration_fraction": 0.3,

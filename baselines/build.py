@@ -1,4 +1,4 @@
-"""From settings to a trainer."""
+"""Build a trainer from settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gfn_envs.dag import DAG
 def build_trainer(config: BaselineConfig, dag: DAG) -> Trainer:
     """Make everything that a run needs, seeded, on the DAG's device.
 
-    Raises `ValueError` for settings that are wrong, `ModuleNotFoundError` where the algorithm's library is missing.
+    Raises `ValueError` for wrong settings, `ModuleNotFoundError` if the algorithm's library is missing.
     """
     check_config(config)
     baseline = ALGORITHMS.find(config.algo).build(config, dag)

@@ -23,7 +23,7 @@ class BaselineConfig(RunSettings):
     extends: ClassVar[tuple[str, ...]] = ("trajectories", "steps")
 
     algo: str = "maskable_ppo"
-    """What runs, see above; MODULE:NAME first imports the module that registers it, also from the current folder."""
+    """Algorithm, see above; MODULE:NAME first imports the module that registers it, also from the current folder."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
     env_kwargs: str = "{}"
@@ -31,23 +31,23 @@ class BaselineConfig(RunSettings):
     metrics: tuple[str, ...] = ()
     """Metrics besides the usual ones; MODULE:NAME first imports the module that registers it."""
     reward_mode: str = "log_reward"
-    """What SB3's algorithms are paid: log_reward or reward when an object is complete, or soft, on every edge."""
+    """Reward of SB3's algorithms: log_reward or reward when an object is complete, or soft on every edge."""
     trajectories: Annotated[int, Bounds(0, 10**12)] = 100_000
-    """Stop after this many complete objects, each one call of the reward; 0 leaves it to --steps."""
+    """Stop after this many complete objects, each with one call of the reward; 0 leaves it to --steps."""
     steps: Annotated[int, Bounds(0, 10**15)] = 0
-    """Stop after this many environment steps; 0 leaves it to --trajectories. Given alone, it alone counts."""
+    """Stop after this many environment steps; 0 leaves it to --trajectories. If given alone, only --steps counts."""
     seed: Annotated[int, Bounds(0, 2**31)] = 0
     """Seed of everything random."""
     device: str = "auto"
-    """Where to compute: auto (cuda if there is one), cpu or cuda."""
+    """Where to compute: auto (cuda if available), cpu or cuda."""
     threads: Annotated[int, Bounds(1, 1024)] = 1
     """CPU threads of torch; one is fastest for small networks unless the machine is otherwise idle."""
     num_envs: Annotated[int, Bounds(1, 10**6)] = 64
-    """Environments stepped at once: rows of SB3's vector environment, objects a batch (random), chains (mcmc)."""
+    """Environments stepped at once: rows of SB3's vector environment, objects per batch (random), or chains (mcmc)."""
     eval_every: Annotated[int, Bounds(1, 10**12)] = 8_000
     """Trajectories between two evaluations; a checkpoint follows each."""
     algo_kwargs: str = "{}"
-    """Keyword arguments of the algorithm as JSON, which replace those listed above."""
+    """Keyword arguments of the algorithm as JSON; they replace those listed above."""
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def parsed_algo_kwargs(self) -> dict[str, Any]:
@@ -66,13 +66,13 @@ ALGO_PRESETS: dict[str, dict[str, Any]] = {
     "random": {"num_envs": 1024},
     "mcmc": {"num_envs": 16},
 }
-"""What an algorithm changes of the defaults above, on every environment."""
+"""Defaults above that an algorithm changes, on every environment."""
 ENV_PRESETS: dict[str, dict[str, Any]] = {
-    # R lies between 1e-4 and 4 there, and to be paid R is to maximise the mean reward. Elsewhere R spans many decades.
+    # Here R lies between 1e-4 and 4, and an algorithm paid R maximises the mean reward. Elsewhere R spans many decades.
     "gfn/Hypergrid-v0": {"reward_mode": "reward"},
     "gfn/HypergridHard-v0": {"reward_mode": "reward"},
 }
-"""What an environment changes of them."""
+"""Defaults above that an environment changes."""
 
 
 def usual_reward_mode(env: str) -> str:
@@ -83,7 +83,7 @@ def usual_reward_mode(env: str) -> str:
 def usual(env: str = BaselineConfig.env, algo: str = BaselineConfig.algo) -> BaselineConfig:
     """Return the default settings of an algorithm on an environment.
 
-    Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown one.
+    Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown name.
     """
     find(env)
     ALGORITHMS.find(algo)
@@ -92,9 +92,9 @@ def usual(env: str = BaselineConfig.env, algo: str = BaselineConfig.algo) -> Bas
 
 
 def check_config(config: BaselineConfig) -> None:
-    """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read.
+    """Raise `ValueError` for an unknown name, a number out of range, or a setting that the run would not read.
 
-    Raises `ModuleNotFoundError` where the library of the algorithm is missing.
+    Raises `ModuleNotFoundError` if the library of the algorithm is missing.
     """
     default = usual(config.env, config.algo)
     check(config, default, choice=f"--algo {config.algo}")

@@ -2,7 +2,9 @@
 
     python -m baselines.gym_mdqn --env Taxi-v4 --steps 50000 --out runs/taxi.pt
 
-Source: Vieillard et al. 2020 (arXiv 2007.14430); the target is the one of `agents.objectives.dqn`, with a discount.
+The target is that of `agents.objectives.dqn`, with a discount.
+
+Source: Vieillard et al. 2020 (arXiv 2007.14430).
 """
 
 from __future__ import annotations
@@ -38,37 +40,37 @@ class GymDQNSettings:
     alpha: float = 0.9
     """Weight of the Munchausen term; 0 is soft DQN."""
     temperature: float = 0.03
-    """tau: V(s) = tau logsumexp Q(s, .)/tau, and the policy is softmax(Q/tau); in units of the reward."""
+    """tau, in units of the reward: V(s) = tau logsumexp Q(s, .)/tau, and the policy is softmax(Q/tau)."""
     l0: float = -1.0
-    """Lower bound on the Munchausen term's tau log pi."""
+    """Lower bound on tau log pi in the Munchausen term."""
     gamma: float = 0.99
     """Discount."""
     lr: float = 1e-3
-    """Adam's learning rate."""
+    """Learning rate of Adam."""
     width: int = 128
-    """Units of a layer."""
+    """Units per layer."""
     layers: int = 2
     """Number of layers."""
     replay_capacity: int = 100_000
     """Transitions kept for replay."""
     batch_size: int = 256
-    """Transitions in an update."""
+    """Transitions per update."""
     learning_starts: int = 1_000
     """Steps before the first update."""
     update_every: int = 2
     """Steps between two updates."""
     target_rate: float = 0.02
-    """Share of the new weights that the target network takes over at an update."""
+    """Share of the new weights in each update of the target network."""
     epsilon: float = 1.0
     """Probability of a uniformly random legal action, at the start."""
     epsilon_end: float = 0.05
-    """The same at the end of its linear schedule."""
+    """The same probability after --epsilon-steps."""
     epsilon_steps: int = 20_000
-    """Steps over which it moves there."""
+    """Steps over which --epsilon moves linearly to --epsilon-end."""
 
 
 class _QNetwork(nn.Module):
-    """Observations `[B, d]` -> Q `[B, num_actions]`: one-hot tables of discrete components, or numbers as they are."""
+    """Observations `[B, d]` -> Q `[B, num_actions]`; discrete components are one-hot encoded, numbers read directly."""
 
     def __init__(self, observations: spaces.Space, num_actions: int, width: int, layers: int) -> None:
         super().__init__()
@@ -86,14 +88,15 @@ class _QNetwork(nn.Module):
 
 
 class GymMunchausenDQN:
-    """Learns to act in `env`; no masked action is ever taken, nor enters a target.
+    """Learns to act in `env`; it never takes a masked action, and none enters a target.
 
-    Observation spaces: `Discrete`, `MultiDiscrete` with one axis, `Box` with one axis. Actions: `Discrete`.
+    The observation space must be `Discrete`, or `MultiDiscrete` or `Box` with one axis. The action space must be
+    `Discrete`.
 
     Args:
-        env: its info holds `action_mask` at reset and at every step, `[num_actions]`, 1 = legal.
-        settings: as in `GymDQNSettings`.
-        seed: of everything random; the environment is reset with it once.
+        env: its info must hold `action_mask`, `[num_actions]`, 1 = legal, at reset and at every step.
+        settings: see `GymDQNSettings`.
+        seed: seed of everything random; the environment is reset with it once.
     """
 
     def __init__(self, env: gymnasium.Env, settings: GymDQNSettings | None = None, seed: int = 0) -> None:
@@ -134,7 +137,7 @@ class GymMunchausenDQN:
             )
 
     def learn(self, steps: int, progress: bool = False) -> GymMunchausenDQN:
-        """Act and learn for `steps` more steps; finished episodes' returns are appended to `returns`."""
+        """Act and learn for `steps` more steps; append the returns of finished episodes to `returns`."""
         integer_at_least("steps", steps, 1)
         observation, info = self.env.reset(seed=self.seed if self.steps == 0 else None)
         here, mask, total = self._encode(observation), self._mask(info), 0.0
@@ -156,7 +159,7 @@ class GymMunchausenDQN:
 
     @torch.no_grad()
     def predict(self, observation: Any, mask: Any, deterministic: bool = True) -> int:
-        """Return the legal action of highest Q, or one drawn from softmax(Q/tau) over the legal ones."""
+        """Return the legal action with the highest Q, or draw one from softmax(Q/tau) over the legal actions."""
         legal = self._mask({"action_mask": mask}).unsqueeze(0)
         q = self.network(self._encode(observation).unsqueeze(0)) / self.settings.temperature
         noise = torch.zeros_like(q) if deterministic else gumbel_noise(tuple(q.shape), q.device, self.generator)
@@ -177,7 +180,7 @@ class GymMunchausenDQN:
         settings, actions = self.settings, batch["action"]
         with torch.no_grad():
             value = soft_value(self.target(batch["there"]), batch["next_mask"], settings.temperature)
-            # Not a product: where the end has no legal action, the value is huge.
+            # Not a product with a mask: if the end has no legal action, the value is huge.
             following = torch.where(batch["terminated"], 0.0, settings.gamma * value)
             log_pi = log_prob(self.target(batch["here"]) / settings.temperature, batch["mask"], actions)
             rule = (settings.alpha, settings.l0, settings.temperature)
@@ -208,7 +211,7 @@ class GymMunchausenDQN:
             self._replay[name][at] = value
 
     def _encode(self, observation: Any) -> Tensor:
-        """Return an observation as `[d]`: int64 from 0 up for discrete spaces, float32 for others."""
+        """Return an observation as a tensor `[d]`: int64 from 0 up for discrete spaces, float32 for others."""
         space = self.env.observation_space
         if isinstance(space, spaces.Box):
             return torch.as_tensor(np.asarray(observation, dtype=np.float32))
@@ -230,7 +233,10 @@ class GymMunchausenDQN:
         return action + self._first_action
 
     def save(self, path: str | Path) -> None:
-        """Write settings and weights; not the replay: loaded, it acts at once, and learns from what it then sees."""
+        """Write settings, weights and optimizer, but not the replay.
+
+        A loaded agent can act at once, and it learns from what it sees after loading.
+        """
         state = {name: getattr(self, name).state_dict() for name in ("network", "target", "optimizer")}
         data = io.BytesIO()
         torch.save({"settings": dataclasses.asdict(self.settings), "seed": self.seed, **state}, data)
@@ -238,7 +244,7 @@ class GymMunchausenDQN:
 
     @classmethod
     def load(cls, path: str | Path, env: gymnasium.Env) -> GymMunchausenDQN:
-        """Return what `save` wrote, for an environment with the same spaces; `ValueError` if they do not fit."""
+        """Return the agent that `save` wrote, for an environment with the same spaces; `ValueError` if they differ."""
         try:
             content = torch.load(path, weights_only=True)
             agent = cls(env, GymDQNSettings(**content["settings"]), content["seed"])
@@ -252,7 +258,7 @@ class GymMunchausenDQN:
 
 
 def evaluate(agent: GymMunchausenDQN, episodes: int, seed: int = 10_000) -> float:
-    """Return the mean return of the greedy policy over `episodes`, which begin at seeds `seed`, `seed + 1`, ..."""
+    """Return the mean return of the greedy policy over `episodes` episodes with seeds `seed`, `seed + 1`, ..."""
     total = 0.0
     for episode in range(episodes):
         observation, info = agent.env.reset(seed=seed + episode)
@@ -266,7 +272,7 @@ def evaluate(agent: GymMunchausenDQN, episodes: int, seed: int = 10_000) -> floa
 
 @dataclass(frozen=True)
 class Options:
-    """The command line."""
+    """The options of the command line."""
 
     env: str = "Taxi-v4"
     """Id of a Gymnasium environment with info["action_mask"]; MODULE:ID first imports the module."""
@@ -275,7 +281,7 @@ class Options:
     seed: int = 0
     """Seed of everything random."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
-    """Save the agent here."""
+    """File in which to save the agent."""
     settings: Annotated[GymDQNSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=GymDQNSettings)
 
 

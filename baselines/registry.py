@@ -1,4 +1,4 @@
-"""What `--algo` can be: names, and the algorithms that they stand for."""
+"""The registry of `--algo`: names, and the algorithms that they stand for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from baselines.base import Algorithm
 
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm")
-"""Names and algorithms, as `"module:thing"`; the thing is a `baselines.base.Algorithm`."""
+"""Algorithms by name, as `"module:thing"`; the thing is a `baselines.base.Algorithm`."""
 
 ALGORITHMS.register("maskable_ppo", "baselines.algorithms:MASKABLE_PPO")
 ALGORITHMS.register("ppo", "baselines.algorithms:PPO")

@@ -1,4 +1,4 @@
-"""Baselines' runs as a kind of run, for sweeps and comparisons."""
+"""Runs of baselines as a kind of run, for sweeps and comparisons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from baselines.registry import ALGORITHMS
 
 
 class BaselineRun(RunKind):
-    """A run of `baselines/run.py`; a sweep names it ALGO, with :REWARD_MODE where that is not the default."""
+    """A run of `baselines/run.py`; a sweep names it ALGO, with :REWARD_MODE if that is not the default."""
 
     settings = BaselineConfig
     script = "baselines/run.py"
@@ -50,7 +50,7 @@ class BaselineRun(RunKind):
 
 
 def _parted(method: str) -> tuple[str, str]:
-    """Return the algorithm, with its module where it is given one, and the reward mode, `""` for the default."""
+    """Return the algorithm, with its module if one is given, and the reward mode, `""` for the default."""
     first, *rest = method.split(":")
     if first in ALGORITHMS.names():
         return first, ":".join(rest)

@@ -1,7 +1,7 @@
-"""The two yardsticks that need no learning: uniform legal actions, and Metropolis-Hastings over terminal states.
+"""The two baselines that do not learn: uniform legal actions, and Metropolis-Hastings over terminal states.
 
-Source: back-and-forth proposals along the edges of a DAG: Zhang et al. 2022 (arXiv 2202.01361); the acceptance rule:
-Metropolis et al. 1953 and Hastings 1970 (doi:10.1093/biomet/57.1.97), here over pairs of paths.
+Source: Zhang et al. 2022 (arXiv 2202.01361) for back-and-forth proposals along the edges of a DAG; Metropolis et al.
+1953 and Hastings 1970 (doi:10.1093/biomet/57.1.97) for the acceptance rule, here over pairs of paths.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def uniform_policy(dag: DAG) -> Policy:
 
 
 class RandomPolicy(Baseline):
-    """Complete objects by uniformly drawn legal actions, `num_envs` at a time."""
+    """Completes objects with uniformly drawn legal actions, `num_envs` objects at a time."""
 
     exact = stochastic = True
 
@@ -52,19 +52,21 @@ class RandomPolicy(Baseline):
 
 
 class MetropolisHastings(Baseline):
-    """`num_envs` chains over terminal states: walk some steps back, forwards again to another object, take it or not.
+    """`num_envs` chains over terminal states: each walks back some steps, then forwards to a proposed object.
 
-    A move walks k steps back by the uniform P_B, k geometric with mean `mean_back` (no further than s0), then forwards
-    by the uniform P_F to a terminal state x' in m steps. Its reverse walks the same paths the other way round, m steps
-    back and k forwards. So x' is taken with probability min(1, ratio) of
+    A move walks k steps back by the uniform P_B. k is geometric with mean `mean_back`, and the walk ends at s0 at the
+    latest. Then the move walks forwards by the uniform P_F, in m steps, to a terminal state x'. The reverse move walks
+    the same paths the other way round, m steps back and k forwards. So x' is accepted with probability min(1, ratio):
 
         ratio = R(x')/R(x) * p(m)/p(k) * [P_B(forward path) P_F(backward path)] / [P_F(forward path) P_B(backward path)]
 
-    which leaves R/Z invariant: detailed balance holds for each pair of paths, and p(m)/p(k) = (1 - 1/mean_back)^(m - k)
-    also where they meet at s0, which is reached with the probability of walking at least so far. Where slots are
-    renamed, actions are counted by slot, and the invariant law is exp(log_reward - log_symmetry) as for the agents.
+    This leaves R/Z invariant, because detailed balance holds for each pair of paths. The factor is p(m)/p(k) =
+    (1 - 1/mean_back)^(m - k). It is the same for paths that meet at s0: s0 is reached with the probability of walking
+    at least that far. If the DAG renames slots, actions are counted by slot, and the invariant law is
+    exp(log_reward - log_symmetry), as for the agents.
 
-    A proposal is an object completed and one call of the reward; what counts as sampled is the chain's state after it.
+    Each proposal completes one object and calls the reward once. The state of the chain after the proposal counts as
+    the sample.
     """
 
     exact = stochastic = False
@@ -96,11 +98,11 @@ class MetropolisHastings(Baseline):
 
     @torch.no_grad()
     def move(self) -> Progress:
-        """Propose a move in every chain, and take it or not."""
+        """Propose a move in every chain, and accept or reject it."""
         junction, back, log_back = self._walk_back()
         batch = rollout(self.dag, uniform_policy(self.dag), junction, self.generator)
         forth, log_forth = batch.lengths, self._log_forward(batch)
-        # At mean_back = 1 every walk has one step: other lengths have probability 0, and 0 * log 0 is 0 here.
+        # At mean_back = 1 every walk has one step. Other lengths have probability 0, and 0 * log 0 counts as 0 here.
         stay = math.log1p(-1 / self.mean_back) if self.mean_back > 1 else -math.inf
         difference = forth - back
         log_lengths = torch.where(difference == 0, 0.0, difference * stay)
@@ -115,11 +117,11 @@ class MetropolisHastings(Baseline):
         return self._progress(back + forth)
 
     def _progress(self, steps: Tensor) -> Progress:
-        """Return where the chains are, after `steps [n]` each."""
+        """Return the report on the chains, which took `steps [n]` in this move."""
         return Progress(self.states, self.log_reward, self.log_raw_reward, steps, int(steps.sum()))
 
     def _walk_back(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the chains' walks back lead `[n, d]`, in how many steps `[n]`, and log P_F - log P_B of them."""
+        """Walk every chain back; return the states reached `[n, d]`, the steps `[n]` and log P_F - log P_B `[n]`."""
         dag, states = self.dag, self.states
         n = len(states)
         uniform = torch.rand(n, generator=self.generator, device=states.device).clamp(min=1e-12)
@@ -138,7 +140,7 @@ class MetropolisHastings(Baseline):
         return states, back, log_ratio
 
     def _log_forward(self, batch: Trajectories) -> Tensor:
-        """Return log P_F - log P_B of paths from the junction, `[n]`."""
+        """Return log P_F - log P_B of the paths from the junctions, `[n]`."""
         n, length = batch.mask.shape
         flat = batch.states.flatten(0, 1)
         log_pf = -_log_count(self.dag.action_mask(flat)).view(n, length + 1)[:, :-1]
@@ -146,7 +148,7 @@ class MetropolisHastings(Baseline):
         return torch.where(batch.mask, log_pf - log_pb, 0.0).sum(1)
 
     def metrics(self) -> dict[str, float]:
-        """Return the share of proposals taken since the last call."""
+        """Return the share of proposals accepted since the last call."""
         share = self._accepted / max(self._proposed, 1)
         self._accepted = self._proposed = 0
         return {"acceptance": share}
@@ -171,5 +173,5 @@ class MetropolisHastings(Baseline):
 
 
 def _log_count(mask: Tensor) -> Tensor:
-    """Return the log of the number of legal actions, `[B]`; 0 where there is none."""
+    """Return the log of the number of legal actions, `[B]`; 0 if there is none."""
     return mask.sum(1).clamp(min=1).log()

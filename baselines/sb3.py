@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class IntExtractor(FlattenExtractor):
-    """SB3's one-hot code of a MultiDiscrete observation, with its size as an int: a torch LSTM takes no other."""
+    """SB3's one-hot code of a MultiDiscrete observation, with its size as an int, which a torch LSTM requires."""
 
     def __init__(self, observation_space: gymnasium.Space) -> None:
         super().__init__(observation_space)
@@ -43,14 +43,16 @@ _OURS = ("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log"
 class SB3Baseline(Baseline):
     """An algorithm of SB3 on the native vector environment.
 
-    Algorithms that know no masks run with `invalid_action="noop"`, an invalid action leading back to its own state, and
-    `invalid_share` says how many of their steps were so. What they then end in, is what their policy given that the
-    action is legal ends in: that one is `policy()`. Of the Q-learners it is the greedy policy, though their samples
-    come from an epsilon-greedy one (`exploration_rate`). A recurrent policy depends on more than the state, hence
-    nothing is exact about it. Nor of any network here on a DAG that renames slots: it does not treat them alike.
+    Algorithms that know no masks run with `invalid_action="noop"`: an invalid action leads back to its own state, and
+    `invalid_share` is the share of such steps. Such an algorithm has the same distribution over complete objects as its
+    policy conditioned on legal actions, so `policy()` is the conditioned policy.
 
-    A resumed run has the weights, optimizer and replay of the checkpoint; the rollouts then under way start anew, so
-    that it is not the same to the bit as one never stopped.
+    For Q-learners `policy()` is the greedy policy, although their samples come from an epsilon-greedy one
+    (`exploration_rate`). A recurrent policy depends on more than the state, so it is not `exact`. On a DAG that renames
+    slots no network here is `exact`, because it does not treat the slots alike.
+
+    A resumed run has the weights, optimizer and replay of the checkpoint. Rollouts that were under way start anew, so
+    the run is not the same bit for bit as one that was never stopped.
     """
 
     def __init__(self, dag: DAG, config: BaselineConfig, algorithm: SB3Algorithm) -> None:
@@ -72,7 +74,7 @@ class SB3Baseline(Baseline):
             num_envs=num_envs,
             autoreset_mode="SameStep",
             reward_mode=config.reward_mode,
-            invalid_action="raise" if self.masked else "noop",  # masked, one would be a bug
+            invalid_action="raise" if self.masked else "noop",  # with masks an invalid action would be a bug
             device=str(self.dag.device),
             **config.parsed_env_kwargs(),
         )
@@ -97,20 +99,20 @@ class SB3Baseline(Baseline):
             ) from error
 
     def run(self, report: Callable[[Progress], bool]) -> None:
-        # How far to go is the trainer's business, which counts objects.
+        # The trainer counts objects and decides when to stop.
         callback = _Callback(lambda: report(self._progress()))
         self._lengths[:] = 0
         first = self.model.num_timesteps == 0
         try:
             self.model.learn(2**62, callback=callback, log_interval=None, reset_num_timesteps=first)
-        except (TypeError, RuntimeError, UnboundLocalError) as error:  # what wrong arguments end in, deep in SB3
+        except (TypeError, RuntimeError, UnboundLocalError) as error:  # wrong arguments lead to these, deep in SB3
             if not (given := self._config.parsed_algo_kwargs()):
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"--algo {self._config.algo} failed with --algo-kwargs {given}: {reason}") from error
 
     def _progress(self) -> Progress:
-        """Return what the last step of the environment brought about."""
+        """Return the report on the last step of the environment."""
         _, _, terminated, truncated, infos = self.env.native_step
         invalid, finished = infos["invalid_action"], terminated | truncated
         if finished.any():
@@ -128,7 +130,7 @@ class SB3Baseline(Baseline):
         return Progress(states, *rewards, lengths, len(invalid))
 
     def schedule(self, done: float) -> None:
-        # SB3's schedules (exploration, learning rate) follow the share of steps done; here objects decide when to stop.
+        # SB3's schedules (exploration, learning rate) follow the share of steps done, but here objects decide the end.
         if done > 0:
             self.model._total_timesteps = max(1, round(self.model.num_timesteps / done))
 
@@ -136,7 +138,7 @@ class SB3Baseline(Baseline):
         return torch.no_grad()(self._algorithm.logits(self.model, self.dag))
 
     def metrics(self) -> dict[str, float]:
-        """Return the share of invalid steps so far, the greedy policy's return and SB3's own figures."""
+        """Return the share of invalid steps so far, the return of the greedy policy, and SB3's own metrics."""
         evaluate: Any = evaluate_masked if self.masked else evaluate_policy
         greedy, _ = evaluate(self.model, self._greedy_env, n_eval_episodes=1, deterministic=True, warn=False)
         own = {name: float(value) for name, value in self.model.logger.name_to_value.items()}
@@ -181,7 +183,7 @@ class SB3Baseline(Baseline):
                 values = state["replay"][name].numpy()
                 getattr(buffer, name)[: len(values)] = values
             buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]
-        # Not the numbers of the run's beginning again.
+        # A new seed, so that the random numbers from the start of the run are not repeated.
         model.set_random_seed(self._config.seed + model.num_timesteps)
 
 

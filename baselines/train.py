@@ -1,7 +1,7 @@
 """Run a baseline: python baselines/run.py --algo maskable_ppo --env gfn/Hypergrid-v0.
 
-A run writes the same files as agents/run.py, with the same metrics under the same names, so that agents/compare.py
-can set them side by side.
+A run writes the same files as agents/run.py, with the same metrics under the same names, so agents/compare.py can
+compare both.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ Keyword arguments, which --algo-kwargs replaces one by one, as in --algo-kwargs 
 
 @dataclass(frozen=True)
 class Options(command.RunOptions):
-    """The command line: the settings of a run, and what to do with it."""
+    """The options of the command line: the settings of a run, and what to do with it."""
 
     config: Annotated[BaselineConfig, tyro.conf.arg(name="")] = field(default_factory=BaselineConfig)
 
 
 def parse(argv: list[str]) -> Options:
-    """Return the options of a command line; the defaults depend on the algorithm, or are those of the run to resume."""
+    """Return the options of a command line; the defaults depend on the algorithm, or come from the run to resume."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choices = {"algo": BaselineConfig.algo, "env": BaselineConfig.env, "resume": "", "config": ""}
     for flag, default in choices.items():
@@ -85,14 +85,14 @@ def parse(argv: list[str]) -> Options:
 
 
 def describe_defaults() -> str:
-    """Return the keyword arguments that each algorithm is made with, a line each."""
+    """Return the default keyword arguments of the algorithms, one line for each algorithm."""
     rows = {name: ALGORITHMS.find(name).defaults for name in ALGORITHMS.names()}
     shown = {name: ", ".join(f"{key}={value}" for key, value in values.items()) for name, values in rows.items()}
     return "\n".join(f"  {name}: {text or '(none)'}" for name, text in shown.items())
 
 
 def open_run(options: Options) -> tuple[RunFolder[BaselineConfig], Trainer]:
-    """Make the trainer of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
+    """Make the trainer and folder of a new run, or of the run to resume; if this fails, nothing is written."""
     config = options.config
     folder = command.folder_of(options, config, bare(config.algo))
     if options.tensorboard:
@@ -104,7 +104,7 @@ def open_run(options: Options) -> tuple[RunFolder[BaselineConfig], Trainer]:
 
 
 def train(options: Options, folder: RunFolder[BaselineConfig], trainer: Trainer) -> int:
-    """Run to the end or to a signal, save, report; return the exit code."""
+    """Run to the end or to a signal, save and report; return the exit code."""
     config = trainer.config
     until = [f"{getattr(config, name):,} {name}" for name in config.extends if getattr(config, name)]
     print(

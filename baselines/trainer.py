@@ -1,4 +1,4 @@
-"""The loop around a baseline: it completes objects; they are counted, evaluated, checkpointed."""
+"""The loop around a baseline: count the objects that it completes, evaluate them, and save checkpoints."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from baselines.config import BaselineConfig
 from gfn_envs.dag import LogRewards
 
 FLUSH_EVERY = 1_000
-"""Reports of a baseline between two counts of what it completed."""
+"""Reports of a baseline between two flushes of the evaluator."""
 
 
 class Trainer:
-    """Runs one baseline on one DAG and measures it as agents are measured.
+    """Runs one baseline on one DAG, and measures it in the same way as agents.
 
-    `history` holds one dictionary of metrics an evaluation, under the names of `agents.trainer.Trainer`; besides them
-    `steps`, environment steps so far, and what the baseline itself has to say.
+    `history` holds one dictionary of metrics per evaluation, under the names of `agents.trainer.Trainer`. It also holds
+    `steps`, the number of environment steps so far, and the baseline's own metrics.
     """
 
     def __init__(self, config: BaselineConfig, baseline: Baseline, evaluator: Evaluator) -> None:
@@ -32,16 +32,16 @@ class Trainer:
         self.history: list[dict[str, float]] = []
 
     def done(self) -> float:
-        """Return the share of the run that is behind, by trajectories or by steps, whichever is further."""
+        """Return the share of the run that is complete, by trajectories or by steps, whichever is larger."""
         shares = ((self.trajectories, self.config.trajectories), (self.steps, self.config.steps))
         return min(1.0, max(count / limit for count, limit in shares if limit))
 
     def train(
         self, on_evaluation: Callable[[dict[str, float]], None], stop: Callable[[], bool], progress: bool = True
     ) -> bool:
-        """Run to the end, or until `stop()`; return whether the end was reached.
+        """Run to the end, or until `stop()` is true; return whether the end was reached.
 
-        `on_evaluation` receives each evaluation's metrics after they entered `history`.
+        `on_evaluation` receives the metrics of each evaluation after they are added to `history`.
         """
         if self.done() >= 1:
             return True
@@ -96,20 +96,20 @@ class Trainer:
         return metrics
 
     def gflownet(self) -> FixedPolicy | None:
-        """Return the baseline's policy beside the uniform P_B; None where it has none to evaluate."""
+        """Return the baseline's policy with the uniform P_B; None if it has no policy to evaluate."""
         return FixedPolicy(self.dag, self.baseline.policy(), self.baseline.stochastic) if self.baseline.exact else None
 
     def columns(self) -> dict[str, Column]:
-        """Return how each figure of `history` is shown, by name: of the baseline's own, those that it declares."""
+        """Return how each metric of `history` is shown, by name; the baseline's own are hidden unless declared."""
         hidden = {name: Column(name, in_table=False) for figures in self.history for name in figures}
         return {**hidden, **run_columns(self.evaluator.columns()), **self.baseline.columns()}
 
     def attachments(self) -> dict[str, bytes]:
-        """Return no files: what a baseline learned is in its own format, see `Baseline.save_model`."""
+        """Return no files: `Baseline.save_model` writes what a baseline learned, in the baseline's own format."""
         return {}
 
     def state_dict(self) -> dict:
-        """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
+        """Return everything on which the rest of the run depends, as tensors, numbers, lists and dictionaries."""
         return {
             "baseline": self.baseline.state_dict(),
             "evaluator": self.evaluator.state_dict(),

@@ -1,4 +1,4 @@
-"""The native vector environment as Stable-Baselines3 (Raffin et al. 2021, JMLR 22(268)) wants it, with action masks."""
+"""An adapter from the native vector environment to Stable-Baselines3 (Raffin et al. 2021, JMLR 22(268)), with masks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gfn_envs.vector import DAGVectorEnv, Step
 
 
 class ToSB3VecEnv(VecEnv):
-    """`DAGVectorEnv` behind the interface of SB3; row by row what SB3's `DummyVecEnv` of our single environments does.
+    """`DAGVectorEnv` with the interface of SB3; each row does what it would in SB3's `DummyVecEnv` of our environments.
 
-    `env_method`, `get_attr` reach a row's `action_masks()`, `backward_action_masks()` and what the rows share: `dag`,
-    `step_limit`, `render_mode`, the spaces. `env_method("action_masks")` is what MaskablePPO asks for.
+    `env_method` and `get_attr` reach a row's `action_masks()` and `backward_action_masks()`, and what the rows share:
+    `dag`, `step_limit`, `render_mode`, the spaces. MaskablePPO calls `env_method("action_masks")`.
 
     `native_step` is what the native environment last returned, as arrays, for callers that count over all rows.
 
     Args:
-        env: with `autoreset_mode=AutoresetMode.SAME_STEP`, the mode that SB3 has.
+        env: its `autoreset_mode` must be `AutoresetMode.SAME_STEP`, the mode that SB3 uses.
     """
 
     native_step: Step
@@ -40,7 +40,7 @@ class ToSB3VecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> np.ndarray:
-        # Row by row as SB3 keeps them, in one call where no row has a start of its own.
+        # SB3 keeps options by row. All rows are reset in one call, then each row that has a start of its own.
         states = [options.get("state") for options in self._options]
         for options in self._options:
             if unknown := set(options) - {"state"}:
@@ -73,7 +73,7 @@ class ToSB3VecEnv(VecEnv):
                 (rows[row],) = _split(infos["final_info"], [row])
                 rows[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
                 rows[row]["terminal_observation"] = infos["final_obs"][row]
-        # SB3's own vector environments give float32.
+        # SB3's own vector environments return float32 rewards.
         return observations, rewards.astype(np.float32), done, rows
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class ToSB3VecEnv(VecEnv):
 
 
 class _Row:
-    """One row of the native environment, as far as SB3 looks at single environments."""
+    """One row of the native environment, with the attributes that SB3 reads from single environments."""
 
     def __init__(self, owner: ToSB3VecEnv, row: int) -> None:
         self._owner, self._row = owner, row
@@ -116,6 +116,6 @@ class _Row:
 
 
 def _split(infos: dict[str, Any], rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Return Gymnasium's dictionary of arrays as one dictionary for each of `rows`, without the masks `_key`."""
+    """Split Gymnasium's dictionary of arrays into one dictionary for each of `rows`, without the masks `_key`."""
     named = [(k, v) for k, v in infos.items() if not k.startswith("_") and not k.startswith("final_")]
     return [{name: values[row] for name, values in named} for row in rows]

@@ -1,4 +1,4 @@
-"""What the single and the vector environment share: states walked through a DAG, rewards, invalid actions, drawing."""
+"""Code that the single and the vector environment share: walking a DAG, rewards, invalid actions and drawing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.reward_modes import REWARD_MODES, Edges
 
 STEP_LIMIT_FACTOR = 10
-"""An episode is truncated after this many times `dag.max_steps` steps, unless the caller sets a limit."""
+"""Unless the caller sets a limit, an episode is truncated after this factor times `dag.max_steps` steps."""
 
 
 def _nothing_ends(invalid: np.ndarray, explain: Callable[[], str]) -> np.ndarray:
@@ -40,7 +40,7 @@ INVALID_ACTIONS: dict[str, Callable[[np.ndarray, Callable[[], str]], np.ndarray]
 
 
 class View(NamedTuple):
-    """`n` states and what Gymnasium tells about them; never changed in place, so that views may share arrays."""
+    """`n` states and the data that Gymnasium reports for them; views may share arrays, so none is changed in place."""
 
     states: Tensor  # int64 [n, state_dim], on the DAG's device
     mask: np.ndarray  # bool [n, num_actions]
@@ -51,7 +51,7 @@ class View(NamedTuple):
 
 
 def _look(dag: DAG, states: Tensor) -> View:
-    """Ask the DAG about `states [n, d]`; log R only of the complete ones, as it may be costly."""
+    """Ask the DAG about `states [n, d]`; log R is computed only for complete states, because it may be costly."""
     mask = dag.action_mask(states).cpu().numpy()
     backward_mask = dag.backward_action_mask(states).cpu().numpy()
     terminal = np.logical_not(mask.any(1))
@@ -63,7 +63,7 @@ def _look(dag: DAG, states: Tensor) -> View:
 
 
 def _select(rows: np.ndarray, new: View, old: View) -> View:
-    """Return `new` in `rows [n]` and `old` elsewhere."""
+    """Return a view with the data of `new` where `rows [n]` is True and of `old` elsewhere."""
     if rows.all():
         return new
     rows_on_device = torch.from_numpy(rows).to(old.states.device)[:, None]
@@ -79,9 +79,10 @@ def _select(rows: np.ndarray, new: View, old: View) -> View:
 
 
 class Walkers:
-    """`num` states walked through one DAG, one row each, with numpy arrays on the outside.
+    """Walks `num` states through one DAG, one state a row; it takes and returns numpy arrays.
 
-    Rows that were never placed, or whose walk an invalid action ended, are `over`: to step one raises `ResetNeeded`.
+    A row is `over` if it was never placed or if an invalid action ended its walk. Stepping such a row raises
+    `ResetNeeded`.
     """
 
     @torch.no_grad()
@@ -101,7 +102,7 @@ class Walkers:
 
     @torch.no_grad()
     def place(self, rows: np.ndarray, states: np.ndarray) -> None:
-        """Put `rows`, bool `[num]`, at those rows of `states`, int64 `[num, d]`."""
+        """Put each row that is True in `rows`, bool `[num]`, at the same row of `states`, int64 `[num, d]`."""
         self._place(rows, _look(self.dag, torch.from_numpy(states).to(self.dag.device)))
 
     def _place(self, rows: np.ndarray, view: View) -> None:
@@ -114,7 +115,7 @@ class Walkers:
 
     @torch.no_grad()
     def step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Follow `actions`, int64 `[num]`, in the rows `active`; return rewards, terminated, invalid, each `[num]`."""
+        """Follow `actions`, int64 `[num]`, in the `active` rows; return rewards, terminated, invalid, each `[num]`."""
         before = self.view
         self._demand_unfinished("step()", active & (self.over | before.terminal), "object is complete")
         moved, invalid, ended = self._follow(self.dag.step, before.mask, actions, active)
@@ -124,7 +125,7 @@ class Walkers:
 
     @torch.no_grad()
     def step_backward(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Follow backward actions as `step` follows actions; terminated means at s0, and no edge ends an object."""
+        """Follow backward actions as `step` follows actions; a walk terminates at s0, and no edge pays log R."""
         before = self.view
         self._demand_unfinished("step_backward()", active & (self.over | before.initial), "walk is at s0")
         moved, invalid, ended = self._follow(self.dag.backward_step, before.backward_mask, actions, active)
@@ -148,7 +149,7 @@ class Walkers:
         actions: np.ndarray,
         active: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Move the active rows whose action is legal; return which moved, were invalid, and were ended for that."""
+        """Move the active rows whose action is legal; return which rows moved, were invalid, and ended for that."""
         legal = mask[self.rows, actions]
         moved, invalid = active & legal, active & ~legal
         ended = self._ended_by(invalid, lambda: self._explain(invalid, mask, actions))
@@ -179,7 +180,7 @@ class Walkers:
         return self.view.states.cpu().numpy().astype(np.int64)
 
     def infos(self, invalid: np.ndarray) -> dict[str, np.ndarray]:
-        """Return arrays for Gymnasium's info, one row each, that only `invalid` shares with anything."""
+        """Return new arrays for Gymnasium's info, one row for each walk; `invalid` is passed on without a copy."""
         return {
             "action_mask": self.action_masks().view(np.int8),
             "backward_action_mask": self.backward_action_masks().view(np.int8),
@@ -188,15 +189,15 @@ class Walkers:
         }
 
     def action_masks(self) -> np.ndarray:
-        """Return bool `[num, num_actions]`; all True at complete objects, as Gymnasium cannot sample from nothing."""
+        """Return bool `[num, num_actions]`; all True at complete objects, as Gymnasium needs an action to sample."""
         return self.view.mask | self.view.terminal[:, None]
 
     def backward_action_masks(self) -> np.ndarray:
-        """Return bool `[num, num_backward_actions]`; all True at s0, as Gymnasium cannot sample from nothing."""
+        """Return bool `[num, num_backward_actions]`; all True at s0, as Gymnasium needs an action to sample."""
         return self.view.backward_mask | self.view.initial[:, None]
 
     def render(self, mode: str) -> list[Any]:
-        """Return one frame a row, of its path since it was last placed (of s0 before that)."""
+        """Return one frame for each row: its path since it was last placed, or s0 if it never was."""
         paths = self._paths if self._paths is not None else [[] for _ in self.rows]
         draw = RENDERERS[mode]
         return [
@@ -206,12 +207,15 @@ class Walkers:
 
 
 def checked_step_limit(limit: int | None, dag: DAG) -> int:
-    """Return `limit`, or the default where it is None; `ValueError` unless it is an integer of at least 1."""
+    """Return `limit`, or the default if it is None; raise `ValueError` unless it is an integer of at least 1."""
     return STEP_LIMIT_FACTOR * dag.max_steps if limit is None else integer_at_least("step_limit", limit, 1)
 
 
 def start_states(dag: DAG, value: Any, num: int) -> np.ndarray:
-    """Return `options["state"]`, one state `[d]` or one a row `[num, d]`, as int64 `[num, d]`, or a `ValueError`."""
+    """Return `options["state"]`, one state `[d]` or one per row `[num, d]`, as int64 `[num, d]`.
+
+    Raises `ValueError` for a state of the wrong shape, type or range.
+    """
     states = np.asarray(value)
     if states.dtype.kind not in "iu" or states.shape not in ((dag.state_dim,), (num, dag.state_dim)):
         rows = "" if num == 1 else f" or ({num}, {dag.state_dim})"
@@ -251,7 +255,7 @@ def _text(dag: DAG, path: Tensor) -> str:
 
 
 def _image(dag: DAG, path: Tensor) -> np.ndarray:
-    # The figure's own canvas, not pyplot: no global state, no window, nothing to close.
+    # Use the figure's own canvas and not pyplot, which has global state and leaves figures or windows to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

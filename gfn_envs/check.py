@@ -1,6 +1,7 @@
 """`check_dag`: assert the law of `gfn_envs.DAG` on any environment, with messages that name the likely cause.
 
-In the spirit of Gymnasium's `check_env` (Towers et al. 2024, arXiv 2407.17032): run it in the tests of an environment.
+It follows the idea of Gymnasium's `check_env` (Towers et al. 2024, arXiv 2407.17032). Run it in the tests of an
+environment.
 """
 
 from __future__ import annotations
@@ -25,23 +26,25 @@ from gfn_envs.guard import (
     shares_memory,
 )
 
-_CHUNK = 2**16  # (state, action) pairs looked at in one go
-_SAMPLE = 32  # states on which purity is checked row by row
+_CHUNK = 2**16  # (state, action) pairs checked at a time
+_SAMPLE = 32  # number of states on which purity is checked row by row
 _WAYS = (("step", "action_mask"), ("backward_step", "backward_action_mask"))
 
 
 def check_dag(dag: DAG, *, num_trajectories: int = 128, seed: int = 0) -> None:
     """Assert the law of `DAG` along random trajectories, forwards from s0 and backwards from terminal states.
 
-    Every legal edge of every state met is checked, in both directions, not only the edges walked. A DAG on device
-    `"meta"` holds no values: there each method must run without reading one back to the host, and return its form.
+    The check covers all legal edges, in both directions, of every state that the trajectories visit, not only the edges
+    that they follow. A DAG on device `"meta"` holds no values. There the check is that each method runs without reading
+    a value back to the host and returns tensors of the right form.
 
     Args:
-        dag: the environment; the abilities of `gfn_envs.abilities` are checked where it has them.
+        dag: the environment. If it has abilities of `gfn_envs.abilities`, they are checked too.
         num_trajectories: number of random trajectories in each direction.
-        seed: of the random trajectories.
+        seed: seed of the random trajectories.
 
-    Raises `DAGLawError`, an `AssertionError`, that says what is broken, shows the state and names the likely cause.
+    Raises `DAGLawError`, an `AssertionError`. Its message says what is broken, shows the state and names the likely
+    cause.
     """
     integer_at_least("num_trajectories", num_trajectories, 1)
     _check_sizes(dag)
@@ -68,7 +71,7 @@ def check_dag(dag: DAG, *, num_trajectories: int = 128, seed: int = 0) -> None:
 
 
 def _check_states(dag: DAG, states: Tensor, s0: Tensor) -> None:
-    """Check all edges, both ways, the ends, and the rewards of `states [N, d]`."""
+    """Check the edges in both directions, the ends and the rewards of `states [N, d]`."""
     for part in states.split(max(1, _CHUNK // max(dag.num_actions, dag.num_backward_actions))):
         _check_forward_edges(dag, part)
         _check_backward_edges(dag, part)
@@ -111,7 +114,7 @@ def _check_settings(dag: DAG) -> None:
 
 
 def _check_on_meta(dag: DAG) -> None:
-    """Check that every method runs where no value can be read, and what it returns there."""
+    """Check that every method runs where no value can be read, and that its results have the right form."""
     name = "reset"
     try:
         states = call(dag, "reset", 4)[0]
@@ -129,7 +132,7 @@ def _check_on_meta(dag: DAG) -> None:
 
 
 def _check_reset(dag: DAG) -> Tensor:
-    """Check that all rows of `reset` are the one s0, which has a child and no parent; return it `[1, d]`."""
+    """Check that all rows of `reset` are the same s0 and that it has a child and no parent; return s0 `[1, d]`."""
     s0, rows = call(dag, "reset", 1)[0], call(dag, "reset", 3)[0]
     require_rows((rows == s0).all(1), "reset must return equal rows: s0 is one state, in every call.", state=rows)
     check_range(dag, "reset", s0)
@@ -141,10 +144,11 @@ def _check_reset(dag: DAG) -> Tensor:
 
 
 def _walk(dag: DAG, step: str, mask: str, states: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Walk random legal edges until no row can go on; return the distinct states met `[N, d]` and the last `[n, d]`.
+    """Walk random legal edges until no row can go on; return the distinct states `[N, d]` and the last ones `[n, d]`.
 
-    Each row has its own taste: from none (the first) to always the same order of actions (the last). Uniform choices
-    alone would stop early, and seldom see long trajectories and far corners.
+    Each row has its own preferences among the actions. Their strength grows from none in the first row, which chooses
+    uniformly, to a fixed order of actions in the last. Uniform choices alone would stop early, and would seldom reach
+    long trajectories and far corners.
     """
     width = dag.num_actions if step == "step" else dag.num_backward_actions
     taste = torch.randn(len(states), width, generator=generator) * torch.linspace(0, 20, len(states))[:, None]
@@ -169,7 +173,7 @@ def _walk(dag: DAG, step: str, mask: str, states: Tensor, generator: Generator) 
 
 
 def _check_forward_edges(dag: DAG, states: Tensor) -> None:
-    """Check `backward_step(*step(s, a)) == (s, a)`, and that the way back is legal, for all legal pairs."""
+    """Check for all legal pairs that `backward_step(*step(s, a)) == (s, a)` and that the backward action is legal."""
     rows, actions = call(dag, "action_mask", states)[0].nonzero().unbind(1)
     if len(rows) == 0:
         return
@@ -188,7 +192,7 @@ def _check_forward_edges(dag: DAG, states: Tensor) -> None:
 
 
 def _check_backward_edges(dag: DAG, states: Tensor) -> None:
-    """Check `step(*backward_step(s', b)) == (s', b)`, and that the way forth is legal, for all legal pairs."""
+    """Check for all legal pairs that `step(*backward_step(s', b)) == (s', b)` and that the forward action is legal."""
     rows, backward_actions = call(dag, "backward_action_mask", states)[0].nonzero().unbind(1)
     if len(rows) == 0:
         return
@@ -210,7 +214,7 @@ def _check_backward_edges(dag: DAG, states: Tensor) -> None:
 
 
 def _check_renaming(dag: DAG, states: Tensor, renamed: Tensor, law: str) -> None:
-    """Check that two batches `[N, d]` have the same canonical forms, and that these hide no real difference."""
+    """Check that two batches `[N, d]` have equal canonical forms, and that states with equal forms do not differ."""
     same = (call(dag, "canonical", states)[0] == call(dag, "canonical", renamed)[0]).all(1)
     require_rows(same, f"{law} a state with another canonical form.", state=states, redone=renamed)
     moved = (states != renamed).any(1)
@@ -224,7 +228,7 @@ def _check_renaming(dag: DAG, states: Tensor, renamed: Tensor, law: str) -> None
 
 
 def _check_symmetry(dag: DAG, states: Tensor) -> None:
-    """Check that `canonical` chooses one state of each class, and leaves `states [N, d]` alone without renaming."""
+    """Check that `canonical` chooses one state of each class; without renaming it must not change `states [N, d]`."""
     if dag.renames_slots:
         once = call(dag, "canonical", states)[0]
         clause = "canonical must choose one state of each class, but it maps its own result to another."
@@ -240,7 +244,7 @@ def _check_symmetry(dag: DAG, states: Tensor) -> None:
 
 
 def _check_stop(dag: DAG, states: Tensor) -> None:
-    """Check that the stop action completes the object from each of `states [N, d]` where it is legal."""
+    """Check that the stop action completes the object in each of `states [N, d]` where it is legal."""
     if dag.stop_action is None:
         return
     able = states[call(dag, "action_mask", states)[0][:, dag.stop_action]]
@@ -250,7 +254,7 @@ def _check_stop(dag: DAG, states: Tensor) -> None:
 
 
 def _check_ends(dag: DAG, states: Tensor, s0: Tensor) -> None:
-    """Check that s0 alone has no parent, and that `is_terminal` says who has no child."""
+    """Check that only s0 has no parent, and that `is_terminal` is True exactly for the states without a child."""
     orphan = ~call(dag, "backward_action_mask", states)[0].any(1) & (states != s0).any(1)
     clause = "A state other than s0 has no parent: backward_action_mask is all False there."
     require_rows(~orphan, clause, state=states)
@@ -260,7 +264,7 @@ def _check_ends(dag: DAG, states: Tensor, s0: Tensor) -> None:
 
 
 def _check_rewards(dag: DAG, states: Tensor) -> None:
-    """Check that log rewards are finite, and that each state has its line of text."""
+    """Check that log rewards are finite, and that `describe` returns one string for each state."""
     for name in ("log_reward", "log_rewards"):
         call(dag, name, states[:_SAMPLE])
     try:
@@ -273,7 +277,7 @@ def _check_rewards(dag: DAG, states: Tensor) -> None:
 
 
 def _check_purity(dag: DAG, states: Tensor, generator: Generator) -> None:
-    """Check on `states [N, d]` that each result depends on its own row alone, and lies in memory of its own."""
+    """Check on `states [N, d]` that each result depends only on its own row, and that it lies in its own memory."""
     calls: dict[str, tuple[Tensor | int, ...]] = {"reset": (3,)}
     calls |= {name: (states,) for name in returns(dag) if name != "reset"}
     for step, mask in _WAYS:
@@ -300,7 +304,7 @@ def _check_purity(dag: DAG, states: Tensor, generator: Generator) -> None:
 
 
 def _check_illegal_actions(dag: DAG, states: Tensor, generator: Generator) -> None:
-    """Check that illegal actions, those at finished rows included, neither raise nor touch the rows with legal ones."""
+    """Check that illegal actions, also at finished rows, neither raise nor change the rows with legal ones."""
     for step, mask in _WAYS:
         legal = call(dag, mask, states)[0]
         pairs = _permutation(legal.numel(), generator, states.device)[:8192]
@@ -322,7 +326,7 @@ def _check_illegal_actions(dag: DAG, states: Tensor, generator: Generator) -> No
 
 
 def _random_legal(legal: Tensor, generator: Generator, taste: Tensor | float = 0.0) -> Tensor:
-    """Draw an action `[N]` for each row of `legal [N, num]`, with logits `taste`; anything where none is legal."""
+    """Draw a legal action `[N]` in each row of `legal [N, num]`, with logits `taste`; any action if none is legal."""
     noise = torch.empty(legal.shape).exponential_(generator=generator).log().neg()
     return (taste + noise).to(legal.device).masked_fill(~legal, -math.inf).argmax(1)
 

@@ -1,4 +1,4 @@
-"""One state of a DAG as a Gymnasium environment (Towers et al. 2024, arXiv 2407.17032)."""
+"""A Gymnasium environment that walks one state through a DAG (Towers et al. 2024, arXiv 2407.17032)."""
 
 from __future__ import annotations
 
@@ -19,41 +19,46 @@ _ALL = np.ones(1, dtype=bool)
 class DAGEnv(gymnasium.Env[np.ndarray, Any]):
     """Build one object by walking a DAG from s0 to a terminal state.
 
-    Observation: int64 `[state_dim]`, the state; space `MultiDiscrete(dag.nvec)`.
-    Actions: `Discrete(dag.num_actions)`, the DAG's forward actions. Its backward actions, for `step_backward`, are
-    `backward_action_space`.
+    Observation: the state, int64 `[state_dim]`. Its space is `MultiDiscrete(dag.nvec)`.
+    Actions: `Discrete(dag.num_actions)`, the DAG's forward actions. `backward_action_space` holds its backward actions,
+    which `step_backward` takes.
     Info, at reset and at every step:
 
-    - `action_mask` int8 `[num_actions]`, `backward_action_mask` int8 `[num_backward_actions]`: 1 = legal. Never all
-      zero: at a terminal state, where no action is legal, and at s0, where no backward action is, the mask is all ones.
+    - `action_mask` int8 `[num_actions]`, `backward_action_mask` int8 `[num_backward_actions]`: 1 = legal. No mask is
+      all zeros. A terminal state has no legal action, and its `action_mask` is all ones. s0 has no legal backward
+      action, and its `backward_action_mask` is all ones.
     - `log_reward` float64: log R of a terminal state, natural log; 0.0 at other states.
-    - `invalid_action` bool: whether the last action was illegal and so was not followed.
+    - `invalid_action` bool: whether the last action was illegal. An illegal action is not followed.
 
     Reward, by `reward_mode`:
 
     - `"log_reward"`: log R(x) on the step that completes x, 0 before.
     - `"reward"`: R(x) on that step, 0 before.
-    - `"soft"`: log of the uniform backward policy, -log(number of parents of the next state), on every edge, and
-      besides log R(x) on the last. The optimal policy of entropy-regularised RL with temperature 1 on it samples x in
-      proportion to R (Tiapkin et al. 2024, arXiv 2310.12934; Deleu et al. 2024, arXiv 2402.10309). PPO with an entropy
-      bonus does not solve that problem: its entropy is in the loss, not in the return.
+    - `"soft"`: log of the uniform backward policy, -log(number of parents of the next state), on every edge. The last
+      edge also pays log R(x). With this reward and temperature 1, the optimal policy of entropy-regularised RL samples
+      x in proportion to R (Tiapkin et al. 2024, arXiv 2310.12934; Deleu et al. 2024, arXiv 2402.10309). PPO with an
+      entropy bonus does not solve that problem: its entropy is in the loss, not in the return.
 
-    `step_backward` pays the same for the same edge in the soft mode, and 0 in the others.
+    In the soft mode `step_backward` pays the log of the uniform backward policy for its edge, but never log R(x). In
+    the other modes it pays 0.
 
-    Termination: `step` at a terminal state, `step_backward` at s0. After that, or before the first reset, a step raises
-    `gymnasium.error.ResetNeeded`.
-    Truncation: after `step_limit` steps; by default 10 `dag.max_steps`, which only invalid or backward actions can use
-    up. `gymnasium.make(id, max_episode_steps=k)` can shorten an episode further.
-    Start: s0, or `reset(options={"state": x})` for any state x of the DAG; a terminal x is a start for `step_backward`.
+    Termination: `step` terminates at a terminal state, `step_backward` at s0. After that, or before the first reset, a
+    step raises `gymnasium.error.ResetNeeded`.
+    Truncation: after `step_limit` steps. The default is `10 * dag.max_steps`, which only an episode with invalid or
+    backward actions can reach. `gymnasium.make(id, max_episode_steps=k)` can shorten an episode further.
+    Start: s0, or any state x of the DAG with `reset(options={"state": x})`. From a terminal x, only `step_backward` can
+    move.
 
     Args:
         dag: the DAG's class as `"module:Class"`.
         reward_mode: `"log_reward"`, `"reward"` or `"soft"`, as above.
-        invalid_action: what an illegal action does, besides moving nothing: `"noop"` gives reward 0, `"terminate"` ends
-            the episode with reward 0 (which beats a negative log R), `"raise"` raises `ValueError`.
-        render_mode: None, `"ansi"` (the path as text) or `"rgb_array"` (the path drawn, uint8 `[height, width, 3]`).
-        step_limit: steps after which an episode is truncated, at least 1; None for the default above.
-        device: where the DAG lives; observations are numpy arrays anyway.
+        invalid_action: what happens on an illegal action, which never moves the state. `"noop"` gives reward 0.
+            `"terminate"` ends the episode with reward 0, which is more than a negative log R. `"raise"` raises
+            `ValueError`.
+        render_mode: None, `"ansi"` (the path as text) or `"rgb_array"` (the path as an image, uint8
+            `[height, width, 3]`).
+        step_limit: number of steps after which an episode is truncated, at least 1; None for the default above.
+        device: device of the DAG's tensors. Observations are numpy arrays on any device.
         kwargs: keyword arguments of the DAG's class.
     """
 
@@ -86,7 +91,7 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Go to s0, or to `options["state"]`; return the observation and info.
 
-        Raises `ValueError` for another option and for a state of the wrong shape, type or range.
+        Raises `ValueError` for any other option and for a state of the wrong shape, type or range.
         """
         super().reset(seed=seed)
         for name in options or ():
@@ -98,11 +103,11 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
         return self._walk.observations()[0], self._info(~_ALL)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Follow a forward action. Raises `ValueError` for one outside `action_space`, legal or not."""
+        """Follow a forward action. Raises `ValueError` if it lies outside `action_space`."""
         return self._result(*self._walk.step(_checked(action, self.dag.num_actions), _ALL))
 
     def step_backward(self, backward_action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Undo one step by a backward action; return what `step` returns, terminated at s0."""
+        """Undo one step by a backward action; return what `step` returns. The walk terminates at s0."""
         return self._result(*self._walk.step_backward(_checked(backward_action, self.dag.num_backward_actions), _ALL))
 
     def _result(
@@ -115,7 +120,7 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
         return {name: rows[0] for name, rows in self._walk.infos(invalid).items()}
 
     def action_masks(self) -> np.ndarray:
-        """Return bool `[num_actions]`, True where legal (sb3-contrib's MaskablePPO asks for it by this name)."""
+        """Return bool `[num_actions]`, True where legal (sb3-contrib's MaskablePPO calls it by this name)."""
         return self._walk.action_masks()[0]
 
     def backward_action_masks(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checks of arguments, whose messages name the argument, the value and what would do."""
+"""Checks of arguments; their messages name the argument, its value and the allowed values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def closest_first(value: str, known: list[str]) -> list[str]:
-    """Return `known`, the spellings nearest to `value` first."""
+    """Return `known` sorted so that the spellings nearest to `value` come first."""
     return sorted(known, key=lambda name: -difflib.SequenceMatcher(None, value.lower(), name.lower()).ratio())
 
 

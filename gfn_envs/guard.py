@@ -1,6 +1,7 @@
-"""Calls of a DAG's methods that check what comes back: form, device, range, memory, and inputs left alone.
+"""Call a DAG's methods and check each result: form, device, range, memory, and that the inputs are unchanged.
 
-The part of `gfn_envs.check_dag` that holds for every single call; the clauses about edges are in `gfn_envs.check`.
+This module holds the part of `gfn_envs.check_dag` that applies to every single call. The checks of edges are in
+`gfn_envs.check`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def require(ok: bool, message: str) -> None:
 
 
 def require_rows(ok: Tensor, clause: str, **shown: Tensor) -> None:
-    """Raise `clause` and the first row of each `shown [N, ...]` for which `ok [N]` is False, if there is one."""
+    """Raise `DAGLawError` if `ok [N]` has a False: with `clause` and the first such row of each `shown [N, ...]`."""
     if not ok.all():
         bad = (~ok).nonzero()[:, 0]
         row = ", ".join(f"{name} = {values[bad[0]].tolist()}" for name, values in shown.items())
@@ -31,17 +32,17 @@ def require_rows(ok: Tensor, clause: str, **shown: Tensor) -> None:
 
 
 def close(x: Tensor, y: Tensor) -> Tensor:
-    """Compare element by element; floats with room for the rounding of a network or a sum."""
+    """Compare element by element; floats may differ by the rounding of a network or a sum."""
     return torch.isclose(x, y, rtol=1e-4, atol=1e-3) if x.is_floating_point() else x == y
 
 
 def shares_memory(x: Tensor, y: Tensor) -> bool:
-    """Tell whether two tensors, with values, lie in one storage."""
+    """Return whether two tensors that hold values share one storage."""
     return x.data_ptr() != 0 and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
 
 
 def returns(dag: DAG) -> dict[str, tuple[tuple[str, int | None, torch.dtype], ...]]:
-    """Return what each method of the DAG gives: name, width (None: one number a row) and dtype of each result."""
+    """Return the name, the width (None: one number per row) and the dtype of each result of each method of the DAG."""
     states, integer, one_float = ("states", dag.state_dim, torch.int64), torch.int64, (None, torch.float32)
     methods = {
         "reset": (states,),
@@ -65,7 +66,7 @@ def returns(dag: DAG) -> dict[str, tuple[tuple[str, int | None, torch.dtype], ..
 
 
 def call(dag: DAG, name: str, *inputs: Tensor | int) -> tuple[Tensor, ...]:
-    """Return the results of a method as a tuple, after checking their form and that the inputs are as they were."""
+    """Call a method and return its results as a tuple, after checking their form and that the inputs are unchanged."""
     before = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
     results = getattr(dag, name)(*inputs)
     results = results if isinstance(results, tuple) else (results,)
@@ -115,6 +116,6 @@ def _check_input(name: str, x: Tensor, before: Tensor, results: tuple[Tensor, ..
     cause = "an in-place operation (x[...] = , x += , x.add_) on an argument? Work on a clone"
     require(torch.equal(x, before), f"{name} changes its input: {cause}. First row before: {before[:1].tolist()}.")
     for result in results:
-        handed_on = x.dim() == result.dim() == 1  # the actions may come back as the backward actions, and the reverse
+        handed_on = x.dim() == result.dim() == 1  # a step may return its actions as the backward ones, and vice versa
         viewed = shares_memory(result, x) and not handed_on
         require(not viewed, f"{name} returns memory of its input (a view, or the input itself): return a clone.")

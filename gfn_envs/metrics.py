@@ -22,7 +22,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 
 def kl(p: Tensor, q: Tensor) -> float:
-    """Return KL(p || q) = sum p log(p/q) in nats, >= 0; `inf` where q lacks mass that p has."""
+    """Return KL(p || q) = sum p log(p/q) in nats, >= 0; `inf` if q is 0 somewhere that p is not."""
     return float(torch.where(p > 0, p * (p / q).log(), 0.0).sum())
 
 
@@ -33,12 +33,12 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
 
 
 def pearson(x: Tensor, y: Tensor) -> float:
-    """Return Pearson's correlation of `x [N]` and `y [N]`, in -1..1; NaN where one of them is constant."""
+    """Return Pearson's correlation of `x [N]` and `y [N]`, in -1..1; NaN if one of them is constant."""
     return _correlation(stats.pearsonr, x, y)
 
 
 def spearman(x: Tensor, y: Tensor) -> float:
-    """Return Spearman's rank correlation of `x [N]` and `y [N]`, in -1..1; NaN where one of them is constant."""
+    """Return Spearman's rank correlation of `x [N]` and `y [N]`, in -1..1; NaN if one of them is constant."""
     return _correlation(stats.spearmanr, x, y)
 
 

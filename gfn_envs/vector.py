@@ -1,4 +1,4 @@
-"""Many states of one DAG as a native Gymnasium vector environment (Towers et al. 2024, arXiv 2407.17032)."""
+"""A Gymnasium vector environment that walks many states through a DAG (Towers et al. 2024, arXiv 2407.17032)."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
 class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Walk `num_envs` states of one DAG at once; row by row what `gymnasium.vector.SyncVectorEnv` of `DAGEnv` does.
+    """Walk `num_envs` states of one DAG at once; each row behaves as in a `SyncVectorEnv` of `DAGEnv`.
+
+    `SyncVectorEnv` is `gymnasium.vector.SyncVectorEnv`.
 
     Observations: int64 `[num_envs, state_dim]`. Actions: integers `[num_envs]`. Rewards: float64 `[num_envs]`.
-    Info: the keys of `DAGEnv`, arrays with a leading axis of `num_envs`, each with the mask `_key` that Gymnasium adds.
+    Info: the keys of `DAGEnv`. Each value is an array with a leading axis of `num_envs`, and comes with the mask `_key`
+    that Gymnasium adds.
 
-    Two differences from `SyncVectorEnv`: after a reset of some environments (`options["reset_mask"]`) info has a full
-    row for every environment, and `final_obs` is a dense int64 array rather than an array of objects (zero in rows that
-    `_final_obs` excludes).
+    There are two differences from `SyncVectorEnv`. After a reset of some environments (`options["reset_mask"]`), info
+    has a full row for every environment. `final_obs` is a dense int64 array instead of an array of objects; it is zero
+    in rows that `_final_obs` excludes.
 
-    Truncation: after `step_limit` steps, by default 10 `dag.max_steps`, or `max_episode_steps` if that is less.
-    Start: s0, or `reset(options={"state": x})` with one state `[state_dim]` or one a row `[num_envs, state_dim]`.
+    Truncation: after `step_limit` steps, by default `10 * dag.max_steps`, or `max_episode_steps` if that is less.
+    Start: s0, or `reset(options={"state": x})` with one state `[state_dim]` or one per row `[num_envs, state_dim]`.
 
     Args:
         num_envs: number of rows.
-        max_episode_steps: a time limit in steps, at least 1; None for none.
-        autoreset_mode: when a finished row goes back to s0: `AutoresetMode.NEXT_STEP`, `SAME_STEP` (with `final_obs`
-            and `final_info`), or `DISABLED` (by the caller, through `options["reset_mask"]`), or the value of one.
-        dag, reward_mode, invalid_action, render_mode, step_limit, device, kwargs: as in `DAGEnv`; `render` returns a
-        tuple.
+        max_episode_steps: a time limit in steps, at least 1; None for no such limit.
+        autoreset_mode: when a finished row goes back to s0. With `AutoresetMode.NEXT_STEP` it does so in the next step,
+            and with `SAME_STEP` at once (with `final_obs` and `final_info`). With `DISABLED` the caller resets it
+            through `options["reset_mask"]`. The value of a mode works too.
+        dag, reward_mode, invalid_action, render_mode, step_limit, device, kwargs: as in `DAGEnv`, except that `render`
+            returns a tuple.
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Go to s0, or to `options["state"]`, in all rows or in those of `options["reset_mask"]`, bool `[num_envs]`.
 
-        A sequence of seeds is accepted as `SyncVectorEnv` does; the environment is deterministic and uses none of them.
+        A sequence of seeds is accepted, as in `SyncVectorEnv`, but the environment is deterministic and uses none.
         Raises `ValueError` for bad options and for a sequence of the wrong length.
         """
         if isinstance(seed, int | np.integer):
@@ -110,8 +114,8 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def step(self, actions: np.ndarray) -> Step:
         """Follow `actions`, integers `[num_envs]`; return observations, rewards, terminated, truncated and infos.
 
-        Actions of rows that this step resets are ignored. Raises `ValueError` for others outside the action space, and
-        `gymnasium.error.ResetNeeded` for a row that is finished or was never reset.
+        Actions of rows that this step resets are ignored. Raises `ValueError` for any other action outside the action
+        space, and `gymnasium.error.ResetNeeded` for a row that is finished or was never reset.
         """
         active = ~self._finished
         chosen = self._checked(actions, active)
@@ -148,7 +152,7 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return chosen
 
     def _final(self, finished: np.ndarray, invalid: np.ndarray) -> dict[str, Any]:
-        """Return `final_obs` and `final_info` of the rows `finished`, nothing if there is none."""
+        """Return `final_obs` and `final_info` of the rows `finished`, or an empty dict if there is none."""
         if not finished.any():
             return {}
         wide = finished[:, None]
@@ -172,7 +176,7 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._walk.backward_action_masks()
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return one frame an environment, its path since its last reset."""
+        """Return one frame for each environment: its path since its last reset."""
         if self.render_mode is None:
             logger.warn("render() without a render_mode does nothing; pass render_mode='rgb_array' or 'ansi'.")
             return None
@@ -180,7 +184,7 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
 
 def _masked(infos: dict[str, np.ndarray], rows: np.ndarray | None = None) -> dict[str, Any]:
-    """Add to each array its mask `_key`, as Gymnasium lays infos out: True in `rows` (all of them unless given)."""
+    """Add to each array its mask `_key` as Gymnasium does: True in `rows`, or in all rows if `rows` is None."""
     masks = {
         f"_{name}": np.ones(len(values), dtype=bool) if rows is None else rows.copy() for name, values in infos.items()
     }

@@ -16,22 +16,22 @@ Info = dict[str, Any]
 
 
 class BackwardWalk(gymnasium.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstructorArgs):
-    """Walk the same DAG from a complete object down to s0, as an ordinary environment over the backward actions.
+    """Walk the DAG from a complete object back to s0, as an ordinary environment with the backward actions.
 
     Observation: the state, as in `DAGEnv`.
     Actions: `Discrete(dag.num_backward_actions)`, the DAG's backward actions.
-    Info: the keys of `DAGEnv` less `backward_action_mask`; `action_mask` is int8 `[num_backward_actions]`, all ones at
-    s0.
-    Reward: that of `DAGEnv.step_backward`: log of the uniform backward policy on every edge with `reward_mode="soft"`,
-    0 with the others.
+    Info: the keys of `DAGEnv` without `backward_action_mask`. `action_mask` is int8 `[num_backward_actions]`, all ones
+    at s0.
+    Reward: that of `DAGEnv.step_backward`. With `reward_mode="soft"` every edge pays the log of the uniform backward
+    policy; with the other modes the reward is 0.
     Termination: at s0.
-    Truncation: after the wrapped environment's `step_limit`, or `max_episode_steps` of its spec if that is less.
-    Start: `reset(options={"state": x})` with a terminal x, or else the end of a forward walk of uniformly drawn legal
-    actions, seeded by `reset(seed=...)`.
+    Truncation: after the wrapped environment's `step_limit`, or after `max_episode_steps` of its spec if that is less.
+    Start: the terminal x of `reset(options={"state": x})`. Without that option, the start is the end of a forward walk
+    of uniformly drawn legal actions, which `reset(seed=...)` seeds.
 
     Args:
-        env: what `gymnasium.make` returns for one of our ids, or a `DAGEnv`. Put wrappers that change observations or
-            rewards around this one: its steps go to the `DAGEnv` itself.
+        env: what `gymnasium.make` returns for one of our ids, or a `DAGEnv`. Steps go straight to the `DAGEnv`, past
+            any wrappers inside `env`. So put wrappers that change observations or rewards around this one.
     """
 
     def __init__(self, env: gymnasium.Env[np.ndarray, Any]) -> None:
@@ -45,7 +45,7 @@ class BackwardWalk(gymnasium.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordCo
             self._base.step_limit = min(self._base.step_limit, env.spec.max_episode_steps)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Info]:
-        """Go to a terminal state; return its observation and info. Raises `ValueError` if the one given is not."""
+        """Go to a terminal state; return its observation and info. Raises `ValueError` for another given state."""
         self.env.reset(seed=seed)
         options = dict(options or {})
         if "state" not in options:
@@ -78,6 +78,6 @@ class BackwardWalk(gymnasium.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordCo
 
 
 def _backward_info(info: Info) -> Info:
-    """Return `info` with the backward mask in the place of the forward one."""
+    """Return `info` with the backward mask in place of the forward one."""
     mask = info["backward_action_mask"]
     return {**{name: value for name, value in info.items() if name != "backward_action_mask"}, "action_mask": mask}

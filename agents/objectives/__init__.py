@@ -1,1 +1,1 @@
-"""What a forward policy minimises: flow losses and soft Q-learning."""
+"""Objectives of forward policies: flow losses and soft Q-learning."""

@@ -1,4 +1,4 @@
-"""Detailed, trajectory and sub-trajectory balance: a policy and a flow trained on the newest batch.
+"""Detailed, trajectory and sub-trajectory balance: the newest batch trains a policy and a flow.
 
 Source: see the losses in `agents.objectives.losses`.
 """
@@ -38,7 +38,7 @@ class NetworkFlow(nn.Module):
 
 
 class ConstantFlow(nn.Module):
-    """log Z as one parameter, for losses that read the flow at s0 only."""
+    """log Z as one parameter, for losses that read the flow only at s0."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class ConstantFlow(nn.Module):
 
 
 class Balance(Agent):
-    """A flow agent with any of the balance losses.
+    """An agent that learns P_F and a flow with one of the balance losses.
 
     Args:
-        flow: `Outputs -> log F [B]` at their states.
+        flow: module `Outputs -> log F [B]` at their states.
         loss: one of `agents.objectives.losses`.
         per_edge: average the loss over edges rather than over trajectories.
-        optimizer: steps P_F and the flow (and P_B's head for `naive`).
+        optimizer: trains P_F and the flow, and P_B's head if P_B is `naive`.
     """
 
     def __init__(
@@ -100,14 +100,14 @@ PENALTIES: dict[str, losses.Penalty] = {"squared": torch.square, "huber": losses
 
 @dataclass(frozen=True)
 class BalanceSettings(AgentSettings):
-    """What the balance losses have in common."""
+    """The settings that the balance losses have in common."""
 
     penalty: Literal["squared", "huber"] = "squared"
-    """What a balance residual costs: its square, or Huber's function of it."""
+    """Penalty of a balance residual: its square, or its Huber loss."""
 
     @abstractmethod
     def loss(self) -> Loss:
-        """Return the loss of padded trajectories."""
+        """Return the loss function on padded trajectories."""
 
     def _loss(self, loss: Callable[..., Tensor]) -> Loss:
         return partial(loss, penalty=PENALTIES[self.penalty])
@@ -115,7 +115,7 @@ class BalanceSettings(AgentSettings):
 
 @dataclass(frozen=True)
 class StateFlowSettings(BalanceSettings):
-    """What the losses have in common that learn a flow log F(s) of every state."""
+    """The settings that losses with a learned flow log F(s) at every state have in common."""
 
     def heads(self, dag: DAG) -> Heads:
         return {"forward": "forward", "flow": "scalar"}
@@ -129,7 +129,7 @@ class StateFlowSettings(BalanceSettings):
 
 @dataclass(frozen=True)
 class DetailedBalanceSettings(StateFlowSettings):
-    """Detailed balance: the flow along each edge, from either end."""
+    """Detailed balance: the flow along each edge must be the same from both ends."""
 
     def loss(self) -> Loss:
         return self._loss(losses.detailed_balance)
@@ -140,10 +140,10 @@ class DetailedBalanceSettings(StateFlowSettings):
 
 @dataclass(frozen=True)
 class SubTrajectoryBalanceSettings(StateFlowSettings):
-    """Sub-trajectory balance: the flow along every stretch of a trajectory."""
+    """Sub-trajectory balance: the flow must balance along every part of a trajectory."""
 
     lamda: Annotated[float, Bounds(1e-6, 1e6)] = 0.9
-    """lambda: weight ratio of stretches whose lengths differ by one."""
+    """lambda: weight ratio of two parts whose lengths differ by one."""
 
     def loss(self) -> Loss:
         return self._loss(partial(losses.subtrajectory_balance, lamda=self.lamda))
@@ -154,7 +154,7 @@ class SubTrajectoryBalanceSettings(StateFlowSettings):
 
 @dataclass(frozen=True)
 class TrajectoryBalanceSettings(BalanceSettings):
-    """Trajectory balance: the flow along the whole trajectory, with log Z as one parameter."""
+    """Trajectory balance: the flow must balance along the whole trajectory; log Z is one parameter."""
 
     log_z_lr: Annotated[float, Bounds(0, 1e3)] = 1e-1
     """Learning rate of log Z."""

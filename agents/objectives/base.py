@@ -1,4 +1,4 @@
-"""What every agent offers to the trainer: a sampling policy, an update, an estimate of log Z."""
+"""The interface of agents: a sampling policy, an update, an estimate of log Z."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Agent(ABC):
     """A forward policy that learns; it asks `backward.log_prob` for P_B and nothing else.
 
     Attributes:
-        optimizer: what `update` steps with.
-        own: a module with the parameters and buffers that the agent has beside the network's, such as log Z. They are
+        optimizer: the optimizer that `update` uses.
+        own: a module with the agent's own parameters and buffers, those not in the network, such as log Z. They are
             saved with the policy.
         keeps: what `update` needs the buffer to keep.
     """
@@ -30,7 +30,7 @@ class Agent(ABC):
     optimizer: Optimizer
     keeps: Keeps = Keeps()
     stochastic: bool = True
-    """See `agents.evaluation.gflownet.GFlowNet`, which every agent is."""
+    """See `agents.evaluation.gflownet.GFlowNet`; every agent is one."""
 
     def __init__(self, dag: DAG, network: Network, backward: Backward) -> None:
         self.dag, self.network, self.backward = dag, network, backward
@@ -38,25 +38,25 @@ class Agent(ABC):
 
     @abstractmethod
     def policy(self) -> Policy:
-        """Return P_F as a function of states with the present weights, for rollouts and exact evaluation."""
+        """Return P_F as a function of states with the current weights, for rollouts and exact evaluation."""
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         """Take one learning step and return its metrics by name, scalar tensors without gradient.
 
-        The loss is called `"loss"`. Each metric appears in the run's figures, table and curves, as a mean over the
+        The loss is called `"loss"`. Each metric appears in the run's metrics, table and curves, as a mean over the
         steps since the previous evaluation.
         """
 
     def observe(self, buffer: RolloutBuffer) -> None:  # noqa: B027  (most agents keep nothing)
-        """Take note of the newest batch without learning from it; nothing unless overridden."""
+        """Take note of the newest batch without learning from it; does nothing unless overridden."""
 
     @abstractmethod
     def log_z(self) -> Tensor:
         """Return the agent's estimate of log Z, a scalar tensor."""
 
     def backward_policy(self) -> Policy:
-        """Return P_B as a function of states: logits of the backward actions `[B, num_backward_actions]`."""
+        """Return P_B as a function from states to logits of the backward actions `[B, num_backward_actions]`."""
         return self.backward.logits
 
     @torch.no_grad()
@@ -65,7 +65,7 @@ class Agent(ABC):
         return self.backward.log_prob(self.network(states), backward_actions)
 
     def state_dict(self) -> dict:
-        """Return what the agent itself keeps (the network is saved by the trainer)."""
+        """Return the agent's own state; the trainer saves the network."""
         return {"optimizer": self.optimizer.state_dict(), "own": self.own.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -76,15 +76,15 @@ class Agent(ABC):
 
 @dataclass(frozen=True)
 class AgentSettings(DecayingAdamSettings, ABC):
-    """The settings of an agent, which build it; its optimizer's are among them.
+    """The settings of an agent and of its optimizer; `build` makes the agent.
 
-    A subclass is a frozen dataclass registered by `agents.register_agent`.
+    A subclass is a frozen dataclass and is registered with `agents.register_agent`.
     """
 
     def heads(self, dag: DAG) -> Heads:
-        """Return the heads of the network that the agent reads; P_F's alone unless overridden."""
+        """Return the network heads that the agent reads; only P_F's unless overridden."""
         return {"forward": "forward"}
 
     @abstractmethod
     def build(self, parts: Parts, backward: Backward) -> Agent:
-        """Return the agent that learns beside `backward`."""
+        """Return the agent that learns with `backward` as its P_B."""

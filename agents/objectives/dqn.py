@@ -1,6 +1,7 @@
 """Soft DQN and Munchausen DQN: Q-learning on the entropy-regularised problem whose optimum is the GFlowNet's P_F.
 
-Source: Tiapkin et al. 2024 (arXiv 2310.12934), section 4; Munchausen term: Vieillard et al. 2020 (arXiv 2007.14430).
+Source: Tiapkin et al. 2024 (arXiv 2310.12934), section 4; Vieillard et al. 2020 (arXiv 2007.14430) for the Munchausen
+term.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ class SoftDQNSettings(AgentSettings):
     """Soft Q-learning with a target network, on prioritised replay or on-policy."""
 
     on_policy: bool = False
-    """Learn from the newest batch of trajectories, all edges alike, instead of prioritised replay."""
+    """Learn from the newest batch of trajectories, with all edges weighted equally, instead of prioritised replay."""
     replay_capacity: Annotated[int, Bounds(1, 2**24 - 1)] = 100_000
     """Transitions kept for replay."""
     replay_batch: Annotated[int, Bounds(1, 10**7)] = 256
-    """Transitions in an update."""
+    """Transitions per update."""
     priority_alpha: Annotated[float, Bounds(0, 1)] = 0.5
     """Exponent on the TD loss in the replay priorities; 0 draws uniformly."""
     priority_beta: Annotated[float, Bounds(0, 10)] = 0.0
-    """Exponent of the importance weights that undo the priorities' bias; 0 leaves it."""
+    """Exponent of the importance weights that correct the bias of the priorities; 0 does not correct it."""
     target_rate: Annotated[float, Bounds(0, 1)] = 0.25
-    """Share of the new weights that the target network takes over."""
+    """Share of the new weights in each update of the target network."""
     target_every: Annotated[int, Bounds(1, 10**9)] = 1
     """Iterations between two updates of the target network."""
     leaf_weight: Annotated[float, Bounds(0, 1e6)] = 1.0
-    """Weight in the loss of edges into terminal states."""
+    """Loss weight of edges into terminal states."""
     dueling: bool = False
-    """Read the network as Q = V + tau log softmax(A / tau), V from its flow head, instead of Q from its P_F head."""
+    """Compute Q = V + tau log softmax(A / tau), with V from the flow head and A from the P_F head, not Q from P_F's."""
 
     def unread(self) -> frozenset[str]:
         replay = frozenset({"replay_capacity", "replay_batch", "priority_alpha", "priority_beta"})
@@ -67,23 +68,23 @@ class SoftDQNSettings(AgentSettings):
 
 @dataclass(frozen=True)
 class MunchausenDQNSettings(SoftDQNSettings):
-    """Soft Q-learning whose reward has a share of the policy's own log-probability added."""
+    """Soft Q-learning that adds a share of the policy's own log-probability to the reward."""
 
     alpha: Annotated[float, Bounds(0, 0.999)] = 0.15
     """Weight of the Munchausen term; the temperature is 1 / (1 - alpha)."""
     l0: Annotated[float, Bounds(-1e30, 0)] = -100.0
-    """Lower bound on the Munchausen term's log-policy."""
+    """Lower bound on the log-policy in the Munchausen term."""
 
     def munchausen(self) -> tuple[float, float]:
         return self.alpha, self.l0
 
 
 class DQN(Agent):
-    """Q(s, a) regressed on log P_B + V_target(s') + alpha clip(tau log pi_target(a|s)), tau = 1 / (1 - alpha).
+    """Regression of Q(s, a) on log P_B + V_target(s') + alpha clip(tau log pi_target(a|s)), tau = 1 / (1 - alpha).
 
-    V(s) = tau logsumexp Q(s, .)/tau, log R(x) at terminal states; pi = softmax(Q / tau) is P_F, so that sampling,
-    target and Munchausen term share one temperature. With alpha = 0 it is soft DQN. Huber loss on prioritised
-    transitions, or on-policy on those of the newest batch.
+    V(s) = tau logsumexp Q(s, .)/tau, and V(x) = log R(x) at terminal states. pi = softmax(Q / tau) is P_F, so sampling,
+    target and Munchausen term share one temperature. With alpha = 0 this is soft DQN. The loss is Huber's, on
+    prioritised transitions or, on-policy, on the transitions of the newest batch.
     """
 
     def __init__(
@@ -110,11 +111,11 @@ class DQN(Agent):
         return self._value(self.network(start), self.dag.action_mask(start))[0]
 
     def td_errors(self, batch: Transitions) -> Tensor:
-        """Return Q(s, a) minus its target, `[B]`, with gradient through Q (and through log P_B where it has one)."""
+        """Return Q(s, a) minus its target, `[B]`, with gradient through Q, and through log P_B if that has one."""
         return self._td_errors(batch, self.network(batch.states), self.network(batch.next_states))
 
     def _td_errors(self, batch: Transitions, here: Outputs, there: Outputs) -> Tensor:
-        """As `td_errors`, given the network at the states and at the next states."""
+        """Do as `td_errors`, given the network's outputs at the states and at the next states."""
         tau = self.temperature
         mask, next_mask = self.dag.action_mask(batch.states), self.dag.action_mask(batch.next_states)
         log_pb = self.backward.log_prob(there, batch.backward_actions)
@@ -132,7 +133,7 @@ class DQN(Agent):
         return here.forward_logits.gather(1, actions.unsqueeze(1)).squeeze(1)
 
     def _value(self, here: Outputs, mask: Tensor) -> Tensor:
-        """Return V(s) `[B]` of soft Q-values; finite also where no action is legal."""
+        """Return V(s) `[B]` from soft Q-values; it is finite even if no action is legal."""
         if self.settings.dueling:
             return here.log_flow
         return soft_value(here.forward_logits, mask, self.temperature)
@@ -152,7 +153,7 @@ class DQN(Agent):
         self.observe(buffer)
         batch, slots, probabilities = buffer.sample_transitions(self.settings.replay_batch)
         losses = huber(self.td_errors(batch))
-        # Importance weights (N p)^-beta, scaled to a largest one of 1; N cancels.
+        # Importance weights (N p)^-beta, scaled so that the largest is 1; N cancels.
         importance = (probabilities / probabilities.min()) ** -self.settings.priority_beta
         loss = (losses * self._weights(batch) * importance).mean()
         self.optimizer.minimise(loss)
@@ -161,7 +162,7 @@ class DQN(Agent):
 
     @torch.no_grad()
     def observe(self, buffer: RolloutBuffer) -> None:
-        """Put the newest batch into the ring, with the priorities of its present TD errors; on-policy, do nothing."""
+        """Put the newest batch into the ring with priorities from its current TD errors; on-policy, do nothing."""
         if self.settings.on_policy:
             return
         losses, edges = self._newest_losses(buffer)
@@ -171,7 +172,7 @@ class DQN(Agent):
     def _newest_losses(self, buffer: RolloutBuffer) -> tuple[Tensor, Transitions]:
         """Return the loss of each row's edge to the next row of the newest batch, `[M - 1]`, and these edges."""
         edges, rows = Transitions.of(buffer.newest), buffer.newest.rows
-        # Every state but the first is a next state too: one pass over the rows serves both ends of the edges.
+        # Every state but the first is also a next state, so one pass over the rows serves both ends of the edges.
         at = self.network(rows.states)
         return huber(self._td_errors(edges, at.rows(slice(0, -1)), at.rows(slice(1, None)))), edges
 
@@ -179,5 +180,5 @@ class DQN(Agent):
         return torch.where(batch.done, self.settings.leaf_weight, 1.0)
 
     def _priority(self, losses: Tensor) -> Tensor:
-        # Not NaN, which cannot be drawn from: the loss shows it, and the trainer stops there.
+        # NaN cannot be drawn from, so it is replaced. The loss still shows the NaN, and the trainer stops on it.
         return ((losses + 1e-8) ** self.settings.priority_alpha).nan_to_num(nan=1.0, posinf=1e30)

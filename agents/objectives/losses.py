@@ -1,8 +1,8 @@
 """Flow-matching losses as pure functions of padded trajectories.
 
-All take `log_flow [B, T + 1]` with log F(x) := log R(x) at each trajectory's last state, `log_pf [B, T]`, `log_pb [B,
-T]` and `mask [B, T]` (True at real steps), and return one loss a trajectory, `[B]`. Padding may hold any finite values.
-`penalty` says what a residual costs: `torch.square`, or `huber`.
+Each takes `log_flow [B, T + 1]`, `log_pf [B, T]`, `log_pb [B, T]` and `mask [B, T]`, and returns one loss per
+trajectory, `[B]`. At the last state of a trajectory `log_flow` holds log F(x) := log R(x). `mask` is True at real
+steps, and the padding may hold any finite values. `penalty` maps a residual to its cost: `torch.square` or `huber`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 from torch.nn import functional
 
 Penalty = Callable[[Tensor], Tensor]
-"""Residuals -> what each costs, of the same shape; 0 at 0."""
+"""A function from residuals to their costs, of the same shape; it is 0 at 0."""
 
 
 def huber(residual: Tensor) -> Tensor:
-    """Return half the square up to 1, and a slope of 1 beyond, of each of `residual` (any shape)."""
+    """Return the Huber loss of each residual (any shape): half the square up to 1, and a slope of 1 beyond."""
     return functional.huber_loss(residual, torch.zeros_like(residual), reduction="none")
 
 
 def munchausen_target(
     reward: Tensor, next_value: Tensor, log_pi: Tensor, alpha: float, l0: float, temperature: float
 ) -> Tensor:
-    """Return what Q(s, a) is regressed on, `r + V(s') + alpha clip(tau log pi(a|s), l0, 0)`, all `[B]`.
+    """Return the target of Q(s, a), `r + V(s') + alpha clip(tau log pi(a|s), l0, 0)`, all `[B]`.
 
-    `next_value` includes the discount, and is what an end is worth where s' is one; alpha = 0 is soft DQN (Vieillard et
-    al. 2020, arXiv 2007.14430, equation 2).
+    `next_value` is V(s') with the discount included. If s' is an end, it is the value of that end. alpha = 0 is soft
+    DQN (Vieillard et al. 2020, arXiv 2007.14430, equation 2).
     """
     return reward + next_value + alpha * (temperature * log_pi).clamp(min=l0, max=0.0)
 
@@ -37,8 +37,8 @@ def munchausen_target(
 def potential(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
     """Return `h_t = log F(s_t) - sum_{k<t} (log P_F - log P_B)_k`, `[B, T + 1]`.
 
-    It is constant along a trajectory at a balanced flow. The difference `h_i - h_j` is the balance residual of the
-    stretch from state i to state j, so that every balance loss is a function of it.
+    If the flow is balanced, `h` is constant along a trajectory. The difference `h_i - h_j` is the balance residual of
+    the part from state i to state j, so every balance loss is a function of `h`.
     """
     steps = torch.where(mask, log_pf - log_pb, 0.0).cumsum(1)
     return log_flow - functional.pad(steps, (1, 0))
@@ -80,7 +80,7 @@ def subtrajectory_balance(
     states = h.shape[1]
     first, last = torch.triu_indices(states, states, 1, device=mask.device)
     real = mask[:, last - 1]
-    # In logs, since lamda^T overflows on long trajectories.
+    # In logs, because lamda^T overflows on long trajectories.
     log_weight = (last - first).to(h.dtype) * math.log(lamda)
     weight = torch.where(real, log_weight, -torch.inf).softmax(1)
     residual = torch.where(real, h[:, first] - h[:, last], 0.0)

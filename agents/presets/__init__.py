@@ -1,1 +1,1 @@
-"""Default settings by environment: a function of what a run chose, for each preset."""
+"""Default settings by environment: each preset is a function of a run's choices."""

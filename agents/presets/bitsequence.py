@@ -35,6 +35,6 @@ NETWORK: dict[str, dict[str, Any]] = {"mlp": {"network.width": 64, "network.laye
 
 
 def default(choice: Choice) -> dict[str, Any]:
-    """Return the settings of what a run chose."""
+    """Return the settings for a run's choices."""
     parts = (AGENT.get(choice.agent, {}), BACKWARD.get(choice.backward, {}), NETWORK.get(choice.network, {}))
     return ALL | parts[0] | parts[1] | parts[2]

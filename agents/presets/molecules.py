@@ -1,4 +1,4 @@
-"""The paper's settings for QM9 and sEH; the default has a network that suits a CPU.
+"""The paper's settings for QM9 and sEH; the default preset has a smaller network that suits a CPU.
 
 Source: Gritsaev et al. 2025 (arXiv 2410.15474), appendix on experimental details.
 """
@@ -59,11 +59,11 @@ PAPER_ENV: dict[str, dict[str, Any]] = {
 
 
 def default(choice: Choice) -> dict[str, Any]:
-    """Return the settings of what a run chose."""
+    """Return the settings for a run's choices."""
     agent, backward = AGENT.get(choice.agent, {}), BACKWARD.get(choice.backward, {})
     return ALL | ENV.get(choice.env, {}) | agent | backward | NETWORK.get(choice.network, {})
 
 
 def paper(choice: Choice) -> dict[str, Any]:
-    """Return what the published size changes besides."""
+    """Return the further settings that the published size changes."""
     return PAPER_NETWORK.get(choice.network, {}) | PAPER_ENV.get(choice.env, {})

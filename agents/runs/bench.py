@@ -1,6 +1,6 @@
 """Speed of training, rollouts and the vector environment: python -m agents.runs.bench [--env gfn/QM9-v0].
 
-Prints the median of some rounds. Compare ratios of runs made side by side on an idle machine, not single figures.
+It prints the median of some rounds. Compare ratios of runs made side by side on an idle machine, not single numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Options:
     preset: str = "default"
     """Named defaults of the training: default, or paper."""
     batch_size: int = 0
-    """Trajectories an iteration; 0 takes the preset's."""
+    """Trajectories per iteration; 0 takes the preset's."""
     pairs: tuple[str, ...] = ("db-naive", "db-tlm", "subtb-tlm", "tb-tlm", "mdqn-uniform", "mdqn-tlm")
     """Agents and backward policies to train, each as AGENT-BACKWARD."""
     warm_up: int = 50
@@ -47,7 +47,7 @@ class Options:
 
 
 def per_second(work: Callable[[], float], options: Options) -> list[float]:
-    """Return the units of work done a second in each round; `work` returns how many it did."""
+    """Return the units of work per second in each round; `work` returns how many units it did."""
     rates = []
     for _ in range(options.rounds):
         start, done = time.perf_counter(), 0.0
@@ -60,7 +60,7 @@ def per_second(work: Callable[[], float], options: Options) -> list[float]:
 
 
 def training(agent: str, backward: str, options: Options) -> None:
-    """Print iterations a second of one pair, from a fresh network, and CPU time by state that a trajectory visits."""
+    """Print iterations per second of one pair with a fresh network, and CPU time per visited state."""
     values: dict[str, Any] = {
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
@@ -93,7 +93,7 @@ def training(agent: str, backward: str, options: Options) -> None:
 
 
 def random_rollouts(num_envs: int, options: Options) -> None:
-    """Print useful steps a second of the uniformly random policy."""
+    """Print useful steps per second of the uniformly random policy."""
     dag = gfn_envs.make(options.env, device=options.device)
     logits = torch.zeros(1, dag.num_actions, device=dag.device)
     generator = torch.Generator(dag.device).manual_seed(0)
@@ -105,7 +105,7 @@ def random_rollouts(num_envs: int, options: Options) -> None:
 
 
 def vector_environment(num_envs: int, options: Options) -> None:
-    """Print steps a second of the native vector environment and its ratio to the synchronous one."""
+    """Print steps per second of the native vector environment, and its ratio to the synchronous one."""
     rates = {}
     for mode in ("vector_entry_point", "sync"):
         envs = gymnasium.make_vec(options.env, num_envs=num_envs, vectorization_mode=mode)

@@ -1,4 +1,4 @@
-"""What command lines that train something share: the folder of a run, signals, loggers, errors and exit codes."""
+"""The shared parts of the training command lines: the folder of a run, signals, loggers, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ FLAG = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What every command line has beside the settings."""
+    """The options that every training command line has besides the settings."""
 
     out: DIR = ""
     """Folder of the run; by default runs/ENVIRONMENT/METHOD-seedSEED."""
     resume: DIR = ""
-    """Go on with the run in this folder, by its own settings; of these only what extends it may change, see above."""
+    """Continue the run in this folder with its own settings; you may change only those that extend it, see above."""
     config_file: FILE = ""
-    """Take the settings from this file, such as the config.json of a run; flags change single ones of them."""
+    """Take the settings from this file, such as the config.json of a run; flags override single settings."""
     overwrite: FLAG = False
-    """Replace the run that --out already holds; other files there stay."""
+    """Replace the run that --out already holds; other files in that folder stay."""
     tensorboard: FLAG = False
     """Also log to TensorBoard, into the run's folder."""
     progress: FLAG = True
@@ -45,17 +45,17 @@ class RunOptions:
 
 
 class Trainable(Run, Protocol):
-    """A run that can go on."""
+    """A run that can be trained."""
 
     @property
     def trajectories(self) -> int:
-        """Number of trajectories so far."""
+        """Number of trajectories sampled so far."""
         ...
 
     def train(
         self, on_evaluation: Callable[[dict[str, float]], None], stop: Callable[[], bool], progress: bool
     ) -> bool:
-        """Go on to the end, or until `stop()`; tell which."""
+        """Train to the end, or until `stop()` is true; return whether the end was reached."""
         ...
 
 
@@ -67,8 +67,8 @@ Settings = TypeVar("Settings", bound=RunSettings)
 def folder_of(options: RunOptions, config: Settings, method: str) -> RunFolder[Settings]:
     """Return the folder of the run, by default runs/ENVIRONMENT/METHOD-seedSEED.
 
-    Raises `ValueError` where it holds a run that is not to be replaced, and for options that would change the run to
-    resume.
+    Raises `ValueError` if the folder holds a run that must not be replaced, and for options that would change the run
+    to resume.
     """
     default = Path("runs") / config.env.replace("/", "-").replace(":", "-") / f"{method}-seed{config.seed}"
     folder = RunFolder(Path(options.resume or options.out or default), type(config))
@@ -88,9 +88,9 @@ def folder_of(options: RunOptions, config: Settings, method: str) -> RunFolder[S
 
 
 def recorded(resume: str, config_file: str, settings: type[Settings]) -> Settings | None:
-    """Return the settings of the run to resume, or those in the file of `--config`; None where neither is given.
+    """Return the settings of the run to resume or of the file given to `--config`; None if neither is given.
 
-    Raises `ValueError` where they cannot be read.
+    Raises `ValueError` if they cannot be read.
     """
     if resume:
         return RunFolder(Path(resume), settings).read_config()
@@ -105,7 +105,7 @@ def recorded(resume: str, config_file: str, settings: type[Settings]) -> Setting
 
 
 def check_choices(config_file: str, there: Settings, config: Settings) -> None:
-    """Raise `ValueError` where a flag changes a choice of the file of `--config`, whose settings are the choice's."""
+    """Raise `ValueError` if a flag changes a choice of the `--config` file, whose settings fit only that choice."""
     changed = [name for name in config.choices if getattr(config, name) != getattr(there, name)]
     if config_file and changed:
         raise ValueError(
@@ -115,9 +115,9 @@ def check_choices(config_file: str, there: Settings, config: Settings) -> None:
 
 
 def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool) -> None:
-    """Bring `run` to the folder's checkpoint, if it is to resume, and the other files in line with it.
+    """Begin `run` in the folder; with `resume`, load its checkpoint and bring the other files in line with it.
 
-    Raises `ValueError` where the run has more behind it than `config` asks for.
+    Raises `ValueError` if the run has already gone further than `config` asks for.
     """
     if not resume:
         folder.clear()
@@ -139,7 +139,7 @@ def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool)
 
 
 class StopSignals:
-    """Turns Ctrl-C and SIGTERM into a wish to stop between two iterations; a second one stops at once."""
+    """Turns Ctrl-C and SIGTERM into a request to stop between two iterations; a second signal stops at once."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -158,7 +158,7 @@ class StopSignals:
         self.received = number
 
     def wanted(self) -> bool:
-        """Tell whether to stop."""
+        """Return whether to stop."""
         return bool(self.received)
 
 
@@ -169,9 +169,9 @@ def follow(
     progress: bool,
     close: Callable[[bool], list[Path]],
 ) -> int:
-    """Go on with `run` to the end or to a signal, saving after each evaluation; return the exit code.
+    """Train `run` to the end or to a signal, and save after each evaluation; return the exit code.
 
-    `close(finished)` writes what comes last, and returns the pictures that it drew.
+    `close(finished)` writes the last files and returns the pictures that it drew.
     """
     with StopSignals() as signals, contextlib.ExitStack() as at_exit:
         for logger in loggers:
@@ -196,7 +196,7 @@ def follow(
 
 
 def summary(run: Run, names: Iterable[str]) -> dict[str, Any]:
-    """Return the last metrics, the settings `names`, and what the run ran on."""
+    """Return the last metrics, the settings called `names`, peak memory, and the versions of Python and torch."""
     return {
         **run.history[-1],
         **{name: getattr(run.config, name) for name in names},
@@ -212,7 +212,7 @@ def execute(
     open_run: Callable[[Options], tuple[RunFolder[Settings], AnyRun]],
     train: Callable[[Options, RunFolder[Settings], AnyRun], int],
 ) -> int:
-    """Run a command line; return its exit code: 0, 1 (the run failed), 2 (wrong input), 128 + signal."""
+    """Run a training command line; return its exit code: 0, 1 (the run failed), 2 (wrong input), 128 + signal."""
     try:
         options = parse()
         folder, run = open_run(options)
@@ -235,12 +235,12 @@ def execute(
 
 
 def told(work: Callable[[], None]) -> int:
-    """Do the work of a command line that trains nothing; return its exit code: 0, 1 (a file), 2 (wrong input), 130."""
+    """Run a command line that trains nothing; return its exit code: 0, 1 (a file), 2 (wrong input), 130 (stopped)."""
     try:
         work()
     except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
         return _tell(error, 2)
-    except BrokenPipeError:  # what reads the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         return 0
     except OSError as error:
         return _tell(error, 1)

@@ -1,6 +1,6 @@
-"""Set runs of agents and baselines side by side: python agents/compare.py DIR... --out REPORT.
+"""Compare runs of agents and baselines: python agents/compare.py DIR... --out REPORT.
 
-REPORT becomes a folder with report.md, the pictures beside it, and report.html, which holds everything in one file.
+REPORT becomes a folder with report.md, its pictures, and report.html, which holds everything in one file.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ MEANING = (
 )
 
 Groups = dict[str, list[FinishedRun]]
-"""Runs that differ in the seed alone, by the name of their row."""
+"""Runs that differ only in the seed, by the name of their row."""
 ABSENT = "\N{EN DASH}"
 TOLERANCE = 0.05
-"""Share by which an evaluation may miss the common number of reward calls without a word."""
+"""Share by which an evaluation may miss the common number of reward calls without a remark."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to compare, and where to."""
+    """What to compare, and where to write the report."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
-    """Folders of runs, or folders that hold such."""
+    """Folders of runs, or folders that hold such folders."""
     out: Annotated[str, tyro.conf.arg(metavar="REPORT")] = "runs/report"
     """Folder of the report; an earlier report there is replaced."""
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of the mean; NaN for fewer than two values, and a point for equal ones."""
+    """Return a 95 % bootstrap interval of the mean; NaN for fewer than two values, and a point for equal values."""
     if len(values) < 2:
         return math.nan, math.nan
     if len(set(values)) == 1:
@@ -76,7 +76,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def columns(runs: list[FinishedRun], rows: Iterable[dict[str, float]]) -> dict[str, Column]:
-    """Return the columns of the table by the name of the figure, by rank: those that some of the `rows` have."""
+    """Return the columns of the table by name of the metric, in order of rank, for metrics that some of `rows` have."""
     have = {name for row in rows for name in row}
     known = {name: column for run in reversed(runs) for name, column in run.columns.items()}
     shown = {name: column for name, column in known.items() if name in have and column.compared}
@@ -84,7 +84,7 @@ def columns(runs: list[FinishedRun], rows: Iterable[dict[str, float]]) -> dict[s
 
 
 def columns_of(groups: Groups, reward_calls: int) -> dict[str, Column]:
-    """Return the columns of the table, all runs measured at that number of reward calls."""
+    """Return the columns of the table, with all runs measured at `reward_calls`."""
     runs = [run for members in groups.values() for run in members]
     return columns(runs, [run.at(reward_calls) for run in runs])
 
@@ -99,7 +99,7 @@ def meaning(shown: dict[str, Column]) -> str:
 
 
 def table(groups: Groups, reward_calls: int, extra: dict[str, dict[str, float]]) -> list[tuple]:
-    """Return the rows of the table, the heading first; `extra` are rows of known figures, such as exact samples'."""
+    """Return the rows of the table, heading first; `extra` holds rows of known values, such as for exact samples."""
     measured = {name: [run.at(reward_calls) for run in runs] for name, runs in groups.items()}
     shown = columns_of(groups, reward_calls)
     lines: list[tuple] = [("", "seeds", *(column.heading for column in shown.values()))]
@@ -121,7 +121,7 @@ def _cell(form: str, values: list[float]) -> str:
 
 
 def remarks(groups: Groups, reward_calls: int) -> list[str]:
-    """Return what a reader of the table has to know: single seeds, missing figures, evaluations far off."""
+    """Return what a reader of the table must know: single seeds, missing metrics, evaluations at other points."""
     found = []
     shown = columns_of(groups, reward_calls)
     single = [name for name, runs in groups.items() if len(runs) == 1]
@@ -153,7 +153,7 @@ def remarks(groups: Groups, reward_calls: int) -> list[str]:
 
 
 def exact_samples(evaluator: Evaluator, enumeration: Enumeration, count: int) -> dict[str, float]:
-    """Return the figures of `count` exact samples of R/Z: what the best sampler there is would show."""
+    """Return the metrics of `count` exact samples from R/Z: what a perfect sampler would show."""
     generator = torch.Generator().manual_seed(0)
     ranks = torch.multinomial(enumeration.target.cpu(), count, replacement=True, generator=generator)
     states = enumeration.states[enumeration.terminal][ranks]
@@ -164,7 +164,7 @@ def exact_samples(evaluator: Evaluator, enumeration: Enumeration, count: int) ->
 
 
 def perfect_policy(enumeration: Enumeration) -> Policy:
-    """Return the P_F that samples R/Z, beside the uniform P_B, as a function of the enumeration's own states."""
+    """Return the P_F that samples R/Z with the uniform P_B, as a function of the enumeration's own states."""
     log_pb = enumeration.uniform_backward()
     log_pf = enumeration.forward_from_flows(enumeration.log_flows(log_pb), log_pb)
     logits = torch.zeros(enumeration.num_states, enumeration.dag.num_actions, dtype=torch.float64)
@@ -178,7 +178,7 @@ def common_reward_calls(runs: Iterable[FinishedRun]) -> int:
 
 
 def check_one_environment(runs: list[FinishedRun]) -> None:
-    """Raise `ValueError` listing the runs by environment if there is more than one."""
+    """Raise a `ValueError` that lists the runs by environment if there is more than one environment."""
     places: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         places.setdefault(run.environment(), []).append(str(run.path))
@@ -188,7 +188,7 @@ def check_one_environment(runs: list[FinishedRun]) -> None:
 
 
 def sections(groups: Groups, unused: list[tuple[Path, str]], say: Callable[[str], None]) -> list[Section]:
-    """Return the report's sections."""
+    """Return the sections of the report."""
     runs = [run for members in groups.values() for run in members]
     calls = common_reward_calls(runs)
     config = runs[0].config
@@ -274,7 +274,7 @@ def compare(options: Options, say: Callable[[str], None]) -> None:
     unused: list[tuple[Path, str]] = []
     for path in folders(Path(run) for run in options.runs):
         if path.resolve() == Path(options.out).resolve():
-            continue  # the earlier report, in a folder of runs
+            continue  # an earlier report in a folder of runs
         try:
             usable.append(read(path))
         except UnusableError as error:

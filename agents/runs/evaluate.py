@@ -1,4 +1,4 @@
-"""The command line of evaluation: python agents/evaluate.py RUN --eval.test-rollouts 100."""
+"""The evaluation command line: python agents/evaluate.py RUN --eval.test-rollouts 100."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Options:
     seed: int = 0
     """Seed of everything random."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
-    """File to write the metrics to as JSON, besides the screen."""
+    """File to which the metrics are also written, as JSON."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Parse a command line whose defaults are those of its run, measure, and print the metrics."""
+    """Parse a command line with the defaults of its run, evaluate the policy, and print the metrics."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("run", nargs="?", default="")
     first.add_argument("--device", default="auto")

@@ -18,7 +18,7 @@ from agents.runs.report import counts, fitting_scale
 from gfn_envs.exact import Enumeration
 
 CURVES = 4
-"""Rows of learning curves."""
+"""Largest number of rows of learning curves."""
 AXES = (
     ("trajectories", "trajectories", "linear"),
     ("reward_calls", "reward calls", "linear"),
@@ -27,10 +27,10 @@ AXES = (
 
 
 def curves(groups: dict[str, list[FinishedRun]], columns: Mapping[str, Column]) -> Figure:
-    """Draw the first few figures that have a `curve`, in the order of `columns`.
+    """Draw the first few metrics whose column has `curve`, in the order of `columns`.
 
-    They are drawn against trajectories, reward calls and seconds. Thin lines are runs, thick ones means over seeds;
-    agents' are solid, baselines' dashed.
+    They are drawn against trajectories, reward calls and seconds. Thin lines are runs, and thick lines are means over
+    seeds. Lines of agents are solid, and those of baselines dashed.
     """
     rows = [(name, column) for name, column in columns.items() if column.curve][:CURVES]
     colors = colormaps["tab20" if len(groups) > 10 else "tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
@@ -66,14 +66,15 @@ def curves(groups: dict[str, list[FinishedRun]], columns: Mapping[str, Column]) 
 
 
 def _points(run: FinishedRun, axis: str, metric: str) -> np.ndarray:
-    """Return `[n, 2]`: where on the axis, and what."""
+    """Return points `[n, 2]`: place on the axis, and value of the metric."""
     return np.array([(row[axis], row[metric]) for row in run.history if metric in row and row[axis] > 0])
 
 
 def _mean(runs: list[np.ndarray]) -> np.ndarray:
-    """Return the mean curve `[n, 2]`: evaluation by evaluation where runs have equally many, on both axes.
+    """Return the mean curve `[n, 2]`.
 
-    Otherwise over the stretch that all runs cover, interpolated between evaluations.
+    If all runs have equally many evaluations, both axes are averaged evaluation by evaluation. Otherwise the values are
+    interpolated between evaluations and averaged over the range that all runs cover.
     """
     if len({len(p) for p in runs}) == 1:
         return np.mean(runs, 0)
@@ -84,9 +85,9 @@ def _mean(runs: list[np.ndarray]) -> np.ndarray:
 
 
 def distributions(enumeration: Enumeration, learned: dict[str, Tensor]) -> Figure | None:
-    """Draw the marginal over the first two state components that vary, of the target and of each `learned [X]`.
+    """Draw the marginal over the first two state components that vary, for the target and for each `learned [X]`.
 
-    None where fewer than two vary. One colour scale, up to twice the target's peak: what is brighter is cut off.
+    Returns None if fewer than two vary. All panels share one colour scale, cut off at twice the target's peak.
     """
     states = enumeration.states[enumeration.terminal].cpu()
     varying = [i for i in range(states.shape[1]) if int(states[:, i].min()) != int(states[:, i].max())]

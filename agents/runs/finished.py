@@ -1,4 +1,4 @@
-"""Finished runs read back, of agents and of baselines alike, and grouped: same settings, different seeds."""
+"""Read back finished runs of agents and baselines, and group those that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from agents.runs.kinds import Learned, RunKind, find_kind
 from gfn_envs.registry import find, load
 
 _NO_MATTER = ("seed", "threads", "device", "eval_every", "trajectories", "steps", "metrics")
-"""Settings that do not set two runs of one row apart; nor does what is evaluated."""
+"""Settings in which runs of one row may differ, besides the settings of the evaluation."""
 
 
 @dataclass(frozen=True)
 class SharedSettings(RunSettings):
-    """Those settings of a finished run that runs of every kind have and that a comparison reads.
+    """The settings that finished runs of every kind have and that a comparison reads.
 
-    They can be read without importing the modules of what the run chose.
+    They can be read without importing the modules of the run's choices.
     """
 
     env: str = ""
@@ -44,7 +44,7 @@ class SharedSettings(RunSettings):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run: its folder, what kind of run it is, its settings and figures."""
+    """One run: its folder, its kind, its settings and its metrics."""
 
     path: Path
     kind: RunKind
@@ -54,29 +54,29 @@ class FinishedRun:
     """All settings by dotted name."""
     history: list[dict[str, float]]
     columns: dict[str, Column]
-    """How the figures are shown, by name."""
+    """How the metrics are shown, by name."""
 
     def at(self, reward_calls: int) -> dict[str, float]:
-        """Return the metrics of the evaluation nearest to that number of reward calls."""
+        """Return the metrics of the evaluation nearest to `reward_calls`."""
         return min(self.history, key=lambda row: abs(row["reward_calls"] - reward_calls))
 
     def settings(self) -> dict[str, Any]:
-        """Return what all runs of a row have in common, by dotted name."""
+        """Return the settings that all runs of a row have in common, by dotted name."""
         return {k: v for k, v in self.values.items() if k not in _NO_MATTER and not k.startswith("eval.")}
 
     def environment(self) -> tuple[str, str]:
-        """Return the DAG's class and all its arguments, defaults filled in: equal exactly for equal environments."""
+        """Return the DAG's class and all its arguments with defaults; they are equal exactly for equal environments."""
         dag, defaults = find(self.config.env)
         signature = {k: p.default for k, p in inspect.signature(load(dag)).parameters.items() if k != "device"}
         return dag, json.dumps({**signature, **defaults, **self.config.parsed_env_kwargs()}, sort_keys=True)
 
 
 class UnusableError(ValueError):
-    """A folder cannot be compared; the message says why and what to do."""
+    """A folder cannot be compared; the message says why, and what to do."""
 
 
 def folders(paths: Iterable[Path]) -> list[Path]:
-    """Return the run folders among `paths`; a folder without a run stands for all the folders in it."""
+    """Return the folders of runs among `paths`; a folder without a run stands for all folders in it."""
     found: list[Path] = []
     for path in paths:
         inside = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
@@ -87,8 +87,8 @@ def folders(paths: Iterable[Path]) -> list[Path]:
 def read(path: Path) -> FinishedRun:
     """Return the run in a folder; `UnusableError` if it is not a finished run with metrics.
 
-    The modules of an agent, a backward policy, a network and a metric are not imported: the folder is enough. That of
-    the environment is.
+    The folder is enough: the modules of the agent, backward policy, network and metrics are not imported. The module
+    of the environment is.
     """
     if not path.is_dir():
         raise UnusableError("no such folder")
@@ -122,14 +122,14 @@ def read(path: Path) -> FinishedRun:
 
 
 def _check_known(kind: RunKind, values: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for settings of a newer version; those that a choice owns are left to the choice."""
+    """Raise `ValueError` for settings of a newer version; settings that belong to a choice are not checked."""
     known = [field.name for field in dataclasses.fields(kind.settings)]
     if unknown := sorted(name for name in values if "." not in name and name not in known):
         raise ValueError(f"unknown settings: {', '.join(unknown)}")
 
 
 def _history(path: Path) -> list[dict[str, float]]:
-    """Return `metrics.jsonl`, without what was not a number (null)."""
+    """Return the rows of `metrics.jsonl`, without values that are not numbers (null)."""
     try:
         lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows: list[dict[str, float]] = [
@@ -142,7 +142,7 @@ def _history(path: Path) -> list[dict[str, float]]:
     for row in rows:
         if "trajectories" not in row or "seconds" not in row:
             raise UnusableError("metrics.jsonl has rows without trajectories or seconds")
-        # Before this metric was written, every trajectory was one call of the reward.
+        # Older runs lack this metric; in them every trajectory was one call of the reward.
         row.setdefault("reward_calls", row["trajectories"])
     if not rows:
         raise UnusableError("metrics.jsonl is empty: no evaluation yet")
@@ -150,9 +150,10 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def group(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[tuple[Path, str]]]:
-    """Return the runs by row, sorted by seed, and those left out as a second copy of the same run, with the reason.
+    """Return the runs by row, sorted by seed, and the runs left out as second copies of another run, with the reason.
 
-    Agents come first, else rows stand in the order of `runs`; rows of one name are told apart by settings that differ.
+    Agents come first, and otherwise rows keep the order of `runs`. If rows have the same name, their names also show
+    the settings that differ.
     """
     rows: dict[str, dict[int, FinishedRun]] = {}
     copies: list[tuple[Path, str]] = []
@@ -176,7 +177,7 @@ def group(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[t
 
 
 def learned_distribution(run: FinishedRun) -> Learned:
-    """Return what a run ends in; `ValueError` where what it takes to tell is missing or damaged."""
+    """Return the distribution that a run learned; `ValueError` if a file or module for it is missing or damaged."""
     try:
         return run.kind.learned(run.path)
     except ModuleNotFoundError as error:

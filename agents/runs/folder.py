@@ -1,4 +1,4 @@
-"""Files of a run: written to a temporary name and renamed, read without unpickling code."""
+"""The files of a run: they are written to a temporary name and renamed, and read without unpickling code."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Settings = TypeVar("Settings", bound=RunSettings)
 
 
 class RunFileError(ValueError):
-    """A file of a run is missing, damaged or foreign."""
+    """A file of a run is missing, damaged, or from another program."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either its old content or all of the new one, whatever happens."""
+    """Write `data` so that `path` always holds either its old content or all of the new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -47,7 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class Run(Protocol):
-    """What a run's folder has to know of it, whoever trains: `agents.trainer.Trainer` is one."""
+    """What a folder needs from its run, whoever trains it; `agents.trainer.Trainer` is one such run."""
 
     dag: DAG
     evaluator: Evaluator
@@ -55,19 +55,19 @@ class Run(Protocol):
 
     @property
     def config(self) -> RunSettings:
-        """The settings."""
+        """The settings of the run."""
         ...
 
     def gflownet(self) -> GFlowNet | None:
-        """Return the policy of the moment; None where nothing but its samples can be looked at."""
+        """Return the current policy; None if only its samples can be evaluated."""
         ...
 
     def columns(self) -> dict[str, Column]:
-        """Return how each figure of `history` is shown, by name; those that are missing have a usual column."""
+        """Return how each metric of `history` is shown, by name; a metric that is missing here has a usual column."""
         ...
 
     def state_dict(self) -> dict:
-        """Return everything that the rest of the run depends on."""
+        """Return everything on which the rest of the run depends."""
         ...
 
     def load_state_dict(self, state: dict) -> None:
@@ -75,16 +75,16 @@ class Run(Protocol):
         ...
 
     def attachments(self) -> dict[str, bytes]:
-        """Return the files that belong to a checkpoint besides, by name."""
+        """Return further files to save with a checkpoint, by name."""
         ...
 
 
 class RunFolder(Generic[Settings]):
     """The folder of one run.
 
-    It holds the settings (`config.json`), the figures (`metrics.jsonl`) and how they are shown (`columns.json`), the
-    checkpoint (`checkpoint.pt`), the last figures (`summary.json`), and pictures and tables, whose names are listed in
-    `files.json`.
+    It holds the settings (`config.json`), the metrics (`metrics.jsonl`) and how they are shown (`columns.json`), the
+    checkpoint (`checkpoint.pt`), the last metrics (`summary.json`), and pictures and tables. The names of pictures and
+    tables are listed in `files.json`.
     """
 
     def __init__(self, path: Path, settings: type[Settings]) -> None:
@@ -93,11 +93,11 @@ class RunFolder(Generic[Settings]):
         self.checkpoint, self.summary, self.files = path / "checkpoint.pt", path / "summary.json", path / "files.json"
 
     def holds_run(self) -> bool:
-        """Tell whether a run was started here."""
+        """Return whether a run was started here."""
         return any(file.exists() for file in (self.config, self.metrics, self.checkpoint, self.summary))
 
     def clear(self) -> None:
-        """Remove the files of an earlier run, and nothing else."""
+        """Remove the files of an earlier run and nothing else."""
         if not self.path.is_dir():
             return
         self._remove_half_written()
@@ -107,7 +107,7 @@ class RunFolder(Generic[Settings]):
             file.unlink(missing_ok=True)
 
     def start(self, config: Settings) -> None:
-        """Make the folder, remove what a killed run left half written, and write the settings."""
+        """Make the folder, remove half-written files of a killed run, and write the settings."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -116,18 +116,18 @@ class RunFolder(Generic[Settings]):
         write_atomically(self.config, (config.to_json() + "\n").encode())
 
     def _remove_half_written(self) -> None:
-        """Remove what a killed run was writing."""
+        """Remove the half-written files of a killed run."""
         for file in self._own():
             for left in self.path.glob(f".{file.name}.*"):
                 left.unlink(missing_ok=True)
 
     def _own(self) -> list[Path]:
-        """Return the files that runs write here, those in `files.json` first."""
+        """Return the files that runs write here; those in `files.json` come first."""
         listed = [self.path / name for name in self._listed()]
         return [*listed, self.checkpoint, self.metrics, self.columns, self.summary, self.files, self.config]
 
     def _listed(self) -> list[str]:
-        """Return the names in `files.json`; none where it is missing or damaged, so that no other file is removed."""
+        """Return the names in `files.json`; none if it is missing or damaged, so that no other file is removed."""
         try:
             names = json.loads(self.files.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -137,18 +137,18 @@ class RunFolder(Generic[Settings]):
     def write(self, name: str, data: bytes) -> Path:
         """Write a file that belongs to the run, such as a picture, and return its path; `clear` will remove it."""
         listed = self._listed()
-        if name not in listed:  # listed first, so that no file is forgotten whatever happens
+        if name not in listed:  # list it before it is written, so that `clear` finds it even after a kill
             write_atomically(self.files, (json.dumps([*listed, name]) + "\n").encode())
         write_atomically(self.path / name, data)
         return self.path / name
 
     def write_columns(self, columns: Mapping[str, Column]) -> None:
-        """Write how the figures are shown, for who compares this run with others."""
+        """Write how the metrics are shown, for comparisons with other runs."""
         content = {name: dataclasses.asdict(column) for name, column in columns.items()}
         write_atomically(self.columns, (json.dumps(content, indent=1) + "\n").encode())
 
     def read_columns(self) -> dict[str, Column]:
-        """Return how the figures are shown, by name; `RunFileError` for a missing or damaged file."""
+        """Return how the metrics are shown, by name; `RunFileError` for a missing or damaged file."""
         try:
             content = json.loads(self.columns.read_text(encoding="utf-8"))
             return {name: _column(values) for name, values in content.items()}
@@ -160,7 +160,7 @@ class RunFolder(Generic[Settings]):
             raise RunFileError(f"{self.columns} is damaged ({first_line(error)})") from None
 
     def read_config(self) -> Settings:
-        """Return the settings of the run in this folder; `RunFileError` if there is none."""
+        """Return the settings of the run in this folder; `RunFileError` if there are none or they cannot be used."""
         try:
             return self._settings.from_json(self.config.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -171,7 +171,7 @@ class RunFolder(Generic[Settings]):
             raise RunFileError(f"{self.config} cannot be used: {first_line(error)}. Nothing was changed.") from None
 
     def save(self, trainer: Run) -> None:
-        """Write the checkpoint, then what belongs to it, then the metrics that it holds."""
+        """Write the checkpoint, then its attachments, then the metrics that it holds."""
         saved = {
             "format": FORMAT,
             "version": VERSION,
@@ -187,14 +187,14 @@ class RunFolder(Generic[Settings]):
         self.write_metrics(trainer)
 
     def write_metrics(self, trainer: Run) -> None:
-        """Write one JSON object an evaluation."""
+        """Write one JSON object per evaluation."""
         lines = "".join(_json(metrics) + "\n" for metrics in trainer.history)
         write_atomically(self.metrics, lines.encode())
 
     def load(self, trainer: Run) -> bool:
-        """Bring `trainer` to the checkpoint; False where there is none yet.
+        """Load the checkpoint into `trainer`; return False if there is none yet.
 
-        Raises `RunFileError` for a damaged or foreign file. Changes no file.
+        Raises `RunFileError` for a damaged file or one of another program. Changes no file.
         """
         if not self.checkpoint.exists():
             return False
@@ -202,7 +202,7 @@ class RunFolder(Generic[Settings]):
         try:
             self._check_fit(content, trainer)
             trainer.load_state_dict(content["state"])
-        except Exception as error:  # whatever a foreign file's content leads to
+        except Exception as error:  # the content of a foreign file can lead to any error
             raise RunFileError(
                 f"{self.checkpoint} does not fit the settings in {self.config.name}: {first_line(error)}. "
                 "Nothing was changed."
@@ -210,18 +210,18 @@ class RunFolder(Generic[Settings]):
         return True
 
     def state(self) -> dict[str, Any]:
-        """Return what the run kept, as its `state_dict` had it; `RunFileError` for a damaged or foreign file."""
+        """Return the run's `state_dict` from the checkpoint; `RunFileError` for a damaged or foreign file."""
         return self._read()["state"]
 
     def _read(self) -> dict[str, Any]:
         try:
-            # torch.load does not look at the archive's checksums: a flipped bit would become a wrong weight.
+            # torch.load does not check the archive's checksums: a flipped bit would become a wrong weight.
             with zipfile.ZipFile(self.checkpoint) as archive:
                 if damaged := archive.testzip():
                     raise ValueError(f"wrong checksum of {damaged}")
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # random bytes lead to errors of any class
-            reason = first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
+            reason = first_line(error).split(". ")[0]  # after this torch advises to load without protection
             raise RunFileError(
                 f"{self.checkpoint} is damaged or no checkpoint ({reason}). Nothing was changed; move it away to start "
                 "this run again with --resume, or use --overwrite."
@@ -236,7 +236,7 @@ class RunFolder(Generic[Settings]):
         return content
 
     def _check_fit(self, content: dict[str, Any], trainer: Run) -> None:
-        """Raise `ValueError` unless the checkpoint is of a run with the same settings, on the same kind of device."""
+        """Raise `ValueError` unless the checkpoint has the run's settings and kind of device."""
         other = trainer.config.differences(self._settings.from_json(content["config"]))
         told = [
             f"{k} is {its!r} there, {own!r} here" for k, (own, its) in other.items() if k not in trainer.config.extends
@@ -247,17 +247,17 @@ class RunFolder(Generic[Settings]):
             raise ValueError(f"it was written on {content['device']}, and this run is on {trainer.dag.device.type}")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write the final figures."""
+        """Write the summary of the finished run."""
         write_atomically(self.summary, (_json(summary, indent=2) + "\n").encode())
 
 
 def _is_plain_name(name: object) -> bool:
-    """Tell whether `name` is that of a file in the folder itself."""
+    """Return whether `name` can be the name of a file in the folder itself."""
     return isinstance(name, str) and bool(name.strip(".")) and Path(name).name == name
 
 
 def _column(values: dict[str, Any]) -> Column:
-    """Return the column that `dataclasses.asdict` gave these values of; `TypeError` or `ValueError` for wrong ones."""
+    """Return the column from which `dataclasses.asdict` made `values`; `TypeError` or `ValueError` for wrong ones."""
     usual, column = Column(""), Column(**values)
     for name, value in dataclasses.asdict(column).items():
         expected = int | float | None if name == "reference" else type(getattr(usual, name))
@@ -267,13 +267,13 @@ def _column(values: dict[str, Any]) -> Column:
 
 
 def _json(values: dict[str, Any], indent: int | None = None) -> str:
-    """Return strict JSON, which has no NaN and no infinity: null stands for them."""
+    """Return strict JSON, in which null stands for NaN and infinity."""
     strict = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     return json.dumps(strict, indent=indent, allow_nan=False)
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says in one line without a full stop, whatever its class."""
+    """Return the first line of an error's message without its full stop, for an error of any class."""
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__

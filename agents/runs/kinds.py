@@ -1,8 +1,8 @@
-"""Kinds of runs: whose settings a `config.json` holds, how they are read back, and how a sweep starts them.
+"""Kinds of runs: how the settings in a `config.json` are read back, and how a sweep starts a run.
 
-A `config.json` names its kind as `"module:Class"`. The module is imported when such a run is met, so that a kind costs
-those nothing who have no run of it. A kind's module imports what reading settings takes; what it takes to build a
-run, such as another library, is imported by `learned`.
+A `config.json` names its kind as `"module:Class"`. The module is imported when the first such run is read, so a kind
+costs nothing without runs of it. The module of a kind imports only what reading settings needs. What building a run
+needs, such as another library, is imported by `learned`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from gfn_envs.exact import Enumeration
 from gfn_envs.registry import load
 
 PACKAGES = ("agents", "baselines")
-"""Kinds are looked for in these packages alone: the file of a stranger must not choose what is imported."""
+"""Kinds are looked up only in these packages, so that a stranger's file cannot choose what is imported."""
 
 AGENT, BASELINE = "agents.runs.kinds:AgentRun", "baselines.run_kind:BaselineRun"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all runs of a sweep have in common, but for the seed."""
+    """What all runs of a sweep have in common, and the seed of one run."""
 
     env: str
     """Id of the environment."""
     env_kwargs: str
-    """Its keyword arguments as JSON."""
+    """Keyword arguments of the environment as JSON."""
     preset: str
     """Named defaults of the agents' runs."""
     metrics: tuple[str, ...]
@@ -51,9 +51,9 @@ class Task:
     """Seed of this run."""
 
     def values(self, batch_size: int = 1) -> dict[str, Any]:
-        """Return the task as settings by name, for a run with `batch_size` trajectories an iteration.
+        """Return the task as settings by name, for a run with `batch_size` trajectories per iteration.
 
-        Runs are many, so each has one thread of the CPU.
+        A sweep has many runs, so each uses one CPU thread.
         """
         own = {name: getattr(self, name) for name in ("env_kwargs", "metrics", "trajectories", "seed")}
         every = -(-self.trajectories // (batch_size * self.evaluations))
@@ -61,14 +61,14 @@ class Task:
 
 
 class Learned(NamedTuple):
-    """What a run ends in."""
+    """The distribution over terminal states that a run learned."""
 
     enumeration: Enumeration | None
-    """The environment's, or None where it is too large for one; then the rest is empty."""
+    """Enumeration of the environment; None if it is too large, and then the other fields are empty."""
     distribution: Tensor
     """Probabilities of the terminal states, float64 `[X]`."""
     of: str
-    """What the distribution is of: `"policy"`, or `"samples"`."""
+    """What the distribution was measured on: `"policy"` or `"samples"`."""
 
 
 NOTHING = Learned(None, torch.zeros(0), "")
@@ -78,9 +78,10 @@ class RunKind(ABC):
     """A kind of run.
 
     Attributes:
-        settings: the class of its settings.
-        script: what starts it, a path in the repository.
-        yardstick: whether such runs are there to compare others with; they come last, and their curves are dashed.
+        settings: the class of the run's settings.
+        script: the script that starts the run, a path in the repository.
+        yardstick: whether other runs are compared with runs of this kind. If so, they come last and their curves are
+            dashed.
     """
 
     settings: type[RunSettings]
@@ -89,15 +90,15 @@ class RunKind(ABC):
 
     @abstractmethod
     def row(self, values: Mapping[str, Any]) -> str:
-        """Return the name of a run's row in a comparison, from its settings by dotted name."""
+        """Return the name of a run's row in a comparison, given its settings by dotted name."""
 
     @abstractmethod
     def planned(self, method: str, task: Task) -> RunSettings:
-        """Return the settings of a run of `method`, as a sweep names it; `ValueError` for what is wrong."""
+        """Return the settings for a run of `method`, as a sweep names it; `ValueError` for a wrong name or value."""
 
     @abstractmethod
     def learned(self, folder: Path) -> Learned:
-        """Return what the finished run in `folder` ends in."""
+        """Return the distribution that the finished run in `folder` learned."""
 
 
 class AgentRun(RunKind):
@@ -128,7 +129,7 @@ class AgentRun(RunKind):
 def find_kind(name: str) -> RunKind:
     """Return the kind of run that `"module:Class"` names.
 
-    Raises `ValueError` for a module outside `PACKAGES`, and for what is no kind of run.
+    Raises `ValueError` for a module outside `PACKAGES`, and if the name is not that of a kind of run.
     """
     module, _, thing = name.partition(":")
     if module.partition(".")[0] not in PACKAGES or not thing:

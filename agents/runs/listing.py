@@ -1,4 +1,4 @@
-"""What there is to choose from, as text: `python agents/run.py --list`."""
+"""The list of all choices as text: `python agents/run.py --list`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gfn_envs.registry import find, load, registered
 
 
 def text() -> str:
-    """Return the environments with their sizes, and the agents, backward policies, networks, presets and metrics."""
+    """Return the environments with their sizes, and all agents, backward policies, networks, presets and metrics."""
     envs = [(name, f"{_summary(load(find(name)[0]))} {_size(load(find(name)[0]))}") for name in registered()]
     groups = {
         "--env": envs,
@@ -32,13 +32,13 @@ def _choices(choices: registry.Registry) -> list[tuple[str, str]]:
 
 
 def _summary(thing: object) -> str:
-    """Return the first sentence of a docstring."""
+    """Return the first paragraph of a docstring."""
     first = (inspect.getdoc(thing) or "").split("\n\n")[0]
     return " ".join(first.split())
 
 
 def _size(dag: type) -> str:
-    """Return the sizes that the class's docstring gives for its default arguments."""
+    """Return the sizes for default arguments that the class's docstring gives."""
     found = re.search(
         r"^Size: (.*?)(?=\n\n|\n[A-Z][a-z ]*:|\Z)", inspect.getdoc(dag) or "", flags=re.DOTALL | re.MULTILINE
     )

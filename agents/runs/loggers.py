@@ -1,4 +1,4 @@
-"""Metrics to TensorBoard or Weights & Biases, each from its own optional package."""
+"""Log metrics to TensorBoard or Weights & Biases; each needs its own optional package."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 EVENT_FILES = "events.out.tfevents.*"
-"""Pattern of TensorBoard's file names."""
+"""Pattern for the names of TensorBoard's files."""
 
 
 class Logger(Protocol):
-    """Receives the metrics of each evaluation, from the run's first on: after --resume, the earlier ones again."""
+    """Receives the metrics of each evaluation from the run's first on; after --resume, the earlier ones again."""
 
     def log(self, metrics: dict[str, float]) -> None:
-        """Take one evaluation's metrics."""
+        """Log the metrics of one evaluation."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write everything that is still pending."""
 
 
 def require(package: str) -> None:
-    """Raise `ModuleNotFoundError` with the command that installs it, unless the optional `package` is there."""
+    """Raise `ModuleNotFoundError` with the command to install it, unless the optional `package` is installed."""
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
             f"--{package} needs the package of that name, which is not installed: pip install {package}"
@@ -29,7 +29,7 @@ def require(package: str) -> None:
 
 
 class TensorBoard:
-    """Event files in the run's folder, in place of those of before a resume: `tensorboard --logdir runs`."""
+    """Event files in the run's folder, which replace those from before a resume: `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter

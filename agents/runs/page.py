@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report; what is empty is left out."""
+    """A section of the report; empty fields are left out."""
 
     title: str
     text: str = ""
@@ -19,7 +19,7 @@ class Section:
 
 
 def markdown(parts: list[Section]) -> str:
-    """Return the report as Markdown; pictures are files beside it."""
+    """Return the report as Markdown; the pictures are separate files beside it."""
     lines = []
     for level, part in enumerate(parts):
         lines += [f"{'#' if level == 0 else '##'} {part.title}", ""]

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: a table of its metrics, pictures, and tables of objects."""
+"""The output of a run for its reader: a table of its metrics, pictures, and tables of objects."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from agents.sampling.rollout import Policy, rollout
 from gfn_envs.dag import DAG
 
 History = list[dict[str, float]]
-"""One dictionary of figures an evaluation, oldest first."""
+"""One dictionary of metrics per evaluation, oldest first."""
 
 
 def shown_columns(history: History, columns: Mapping[str, Column]) -> dict[str, Column]:
-    """Return the columns of the figures in `history`: those declared, in their order, and usual ones for the rest."""
+    """Return the columns of the metrics in `history`: declared ones in their order, then usual ones for the rest."""
     present = dict.fromkeys(name for figures in history for name in figures)
     declared = {name: column for name, column in columns.items() if name in present}
     return declared | {name: Column.usual(name) for name in present if name not in columns}
 
 
 def table(history: History, columns: Mapping[str, Column], rows: int = 12) -> str:
-    """Return the figures of up to `rows` evaluations, evenly spread and with the last one, as aligned text."""
+    """Return the metrics of up to `rows` evenly spread evaluations, including the last, as aligned text."""
     if not history:
         return "no evaluation yet"
     step = -(-len(history) // rows)
@@ -49,7 +49,7 @@ def table(history: History, columns: Mapping[str, Column], rows: int = 12) -> st
 def draw(folder: RunFolder[Any], run: Run) -> list[Path]:
     """Draw a run's pictures into its folder and return the paths of those that apply.
 
-    A picture that needs a package which is not installed is left out.
+    A picture is left out if it needs a package that is not installed.
     """
     gflownet = run.gflownet()
     drawers: dict[str, Drawer] = {"learning_curve": lambda: learning_curve(run.history, run.columns())}
@@ -77,7 +77,7 @@ def png(picture: Figure | Image) -> bytes:
 
 
 def write_tables(folder: RunFolder[Any], run: Run) -> None:
-    """Write the tables of a run's metrics into its folder as CSV."""
+    """Write the tables that a run's metrics offer into its folder as CSV."""
     for name, make in run.evaluator.tables(run.gflownet(), run.config.seed).items():
         folder.write(f"{name}.csv", as_csv(make()).encode())
 
@@ -91,7 +91,7 @@ def as_csv(rows: Table) -> str:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of the learning curves: the columns whose `panel` is its title, by the name of the figure."""
+    """One panel of the learning curves: the columns whose `panel` is its title, by name of the metric."""
 
     title: str
     columns: dict[str, Column]
@@ -99,7 +99,7 @@ class Panel:
 
 
 def panels(history: History, columns: Mapping[str, Column]) -> list[Panel]:
-    """Return the panels of the figures in `history` that can be drawn, in the order of their first columns."""
+    """Return the panels of the metrics in `history` that can be drawn, in the order of their first columns."""
     grouped: dict[str, dict[str, Column]] = {}
     for name, column in shown_columns(history, columns).items():
         if column.panel:
@@ -108,7 +108,7 @@ def panels(history: History, columns: Mapping[str, Column]) -> list[Panel]:
     for title, members in grouped.items():
         scale = next(iter(members.values())).scale
         values = {name: _finite(history, name) for name in members}
-        # A logarithmic scale has no place for what is never positive, such as the loss of a P_B that does not learn.
+        # A logarithmic scale cannot show a metric that is never positive, such as the loss of a P_B without learning.
         drawable = {name: members[name] for name in members if any(scale != "log" or x > 0 for x in values[name])}
         if drawable:
             scale = fitting_scale(scale, [value for name in drawable for value in values[name]])
@@ -117,7 +117,7 @@ def panels(history: History, columns: Mapping[str, Column]) -> list[Panel]:
 
 
 def learning_curve(history: History, columns: Mapping[str, Column]) -> Figure:
-    """Draw the figures over the trajectories, a panel for each title."""
+    """Draw the metrics over the trajectories, with one panel for each title."""
     shown = panels(history, columns)
     rows = max(1, (len(shown) + 1) // 2)
     figure = Figure(figsize=(11, 3.6 * rows), layout="constrained")
@@ -127,7 +127,7 @@ def learning_curve(history: History, columns: Mapping[str, Column]) -> Figure:
     grid = figure.subplots(rows, 2, squeeze=False).flat
     for panel, axes in zip(shown, grid, strict=False):
         _draw_panel(panel, history, axes)
-    for axes in grid:  # what is left of the last row
+    for axes in grid:  # panels left over in the last row
         axes.set_axis_off()
     return figure
 
@@ -157,14 +157,15 @@ def _finite(history: History, name: str) -> list[float]:
 
 
 def counts(values: Iterable[float]) -> bool:
-    """Tell whether these are whole numbers, whose axis has whole ticks."""
+    """Return whether all values are whole numbers, so that their axis gets whole ticks."""
     return all(float(value).is_integer() for value in values)
 
 
 def fitting_scale(scale: str, values: list[float]) -> str:
-    """Return the scale of an axis, which a column's `scale` asks for.
+    """Return the scale of an axis for a column's `scale`.
 
-    "auto" is logarithmic where `values` are positive and span over two decades; "log" is where any is positive.
+    "auto" is logarithmic if `values` are positive and span more than two decades. "log" is logarithmic if any value is
+    positive.
     """
     logarithmic = {"linear": False, "log": max(values) > 0, "auto": 0 < 100 * min(values) < max(values)}
     return "log" if logarithmic[scale] else "linear"
@@ -177,7 +178,7 @@ def trajectories(dag: DAG, policy: Policy, seed: int, count: int = 6) -> Figure:
     figure = Figure(figsize=(3.4 * ((count + 1) // 2), 7.1), layout="constrained")
     figure.suptitle("trajectories of the learned policy")
     for i, axes in enumerate(figure.subplots(2, (count + 1) // 2).flat):
-        if i == count:  # an odd count leaves one over
+        if i == count:  # an odd count leaves one panel over
             axes.set_axis_off()
             break
         length = int(batch.lengths[i])

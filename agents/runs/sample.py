@@ -1,4 +1,4 @@
-"""The command line of sampling: python agents/sample.py RUN --num 1000 --out samples.csv."""
+"""The sampling command line: python agents/sample.py RUN --num 1000 --out samples.csv."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ smiles or object for molecules, such as this command writes. Out come trajectori
   python agents/sample.py runs/main --backward-from samples.csv --out trajectories.jsonl"""
 
 CHUNK = 1024
-"""Objects between two steps of the progress bar."""
+"""Objects per step of the progress bar."""
 
 MOST_ROWS = 40
 """Rows shown of a table of what the objects say together."""
@@ -51,7 +51,7 @@ MOST_ROWS = 40
 
 @dataclass(frozen=True)
 class Options:
-    """What to sample, and where to."""
+    """What to sample, and where to write it."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, or a policy's file."""
@@ -60,11 +60,11 @@ class Options:
     seed: int = 0
     """Seed of everything random."""
     rollouts: int = 0
-    """Backward walks an object for log_p; 0 leaves it out."""
+    """Backward walks per object for log_p; 0 leaves log_p out."""
     backward_from: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
-    """Objects to take apart."""
+    """File of objects to take apart."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
-    """File to write; by default the screen."""
+    """File to write; by default the output goes to the screen."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     progress: command.FLAG = True
@@ -72,7 +72,7 @@ class Options:
 
 
 def samples_csv(policy: TrainedPolicy, samples: Samples, seed: int, rollouts: int, progress: bool) -> str:
-    """Return objects that the policy has sampled as CSV, see `HELP`."""
+    """Return objects that the policy has sampled, as CSV with the columns that `HELP` describes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["object", "r", "log_reward", "log_pf", *["log_p"] * bool(rollouts), "state"])
@@ -110,7 +110,7 @@ def _rounded(values: Tensor) -> list[str]:
 
 
 def read_states(policy: TrainedPolicy, file: Path) -> Tensor:
-    """Return the states `[N, d]` of a CSV file's objects; `ValueError` for a file or an object that cannot be read."""
+    """Return the states `[N, d]` of the objects in a CSV file; `ValueError` for an unreadable file or object."""
     try:
         with file.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
@@ -143,7 +143,7 @@ def _parsed(file: Path, texts: list[str]) -> Tensor:
 
 
 def trajectories_json(policy: TrainedPolicy, states: Tensor, seed: int) -> str:
-    """Return one trajectory to each of `states [N, d]`, walked back by P_B, as JSON lines from s0 on."""
+    """Return one trajectory to each of `states [N, d]`, walked back by P_B, as JSON lines that start at s0."""
     batch = policy.trajectories_to(states, seed)
     log_pf, log_pb = (values.tolist() for values in policy.log_probs_along(batch))
     texts = policy.texts(batch.terminal_states)
@@ -162,7 +162,7 @@ def trajectories_json(policy: TrainedPolicy, states: Tensor, seed: int) -> str:
 
 
 def sample(options: Options) -> None:
-    """Write what the options ask for."""
+    """Write the samples or trajectories that the options ask for."""
     if not 1 <= options.num <= 10**9:
         raise ValueError(f"--num must lie in 1 .. 1e+09, got {options.num}.")
     if not 0 <= options.rollouts <= 10**6:

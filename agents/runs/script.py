@@ -1,4 +1,4 @@
-"""What the scripts in agents/ and baselines/ have in common: `python agents/run.py` does as `gfn-train` would."""
+"""The shared part of the scripts in agents/ and baselines/: `python agents/run.py` does as `gfn-train` would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run(module: str) -> None:
     module of the same name. This function takes that folder off the path and appends the current folder, where
     `MODULE:NAME` finds a user's module.
     """
-    if not sys.flags.safe_path:  # with which Python puts nothing there
+    if not sys.flags.safe_path:  # with this flag Python does not add the folder
         del sys.path[0]
     sys.path.append(os.getcwd())
     sys.exit(importlib.import_module(module).main())

@@ -1,7 +1,7 @@
 """Run many methods with many seeds, a few at a time: python agents/sweep.py --out runs/compare.
 
-Each run is a process of agents/run.py or baselines/run.py with a folder of its own. Started again, it skips what is
-finished and goes on with what is not.
+Each run is a process of agents/run.py or baselines/run.py with its own folder. A sweep that is started again skips
+finished runs and continues the others.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Options:
     methods: tuple[str, ...] = (
         "mdqn+tlm", "db+tlm", "tb+uniform", "maskable_ppo", "maskable_ppo:soft", "ppo", "dqn", "random", "mcmc",
     )  # fmt: skip
-    """AGENT+BACKWARD[+NETWORK], or a baseline with :REWARD_MODE where that is not the default."""
+    """AGENT+BACKWARD[+NETWORK], or a baseline, with :REWARD_MODE if that is not the default."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of each."""
+    """Seeds of each method."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON."""
     preset: str = "default"
-    """Named defaults of the agents' runs; what is given here overrides them."""
+    """Named defaults of the agents' runs; the options here override them."""
     metrics: tuple[str, ...] = ()
     """Metrics besides the usual ones."""
     trajectories: int = 48_000
@@ -65,28 +65,28 @@ class Options:
     evaluations: int = 6
     """Evaluations of each run."""
     jobs: int = 2
-    """Runs at a time, with one thread each."""
+    """Number of runs at a time, with one thread each."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/compare"
-    """Folder of the runs' folders."""
+    """Folder for the folders of the runs."""
     progress: FLAG = True
     """Show no progress bar."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its folder's name, what kind of run it is, and its settings."""
+    """One run: the name of its folder, its kind, and its settings."""
 
     name: str
     kind: RunKind
     config: RunSettings
 
     def command(self, out: Path) -> list[str] | None:
-        """Return the command that starts the run, goes on with it, or None where it is finished.
+        """Return the command that starts or resumes the run; None if it is finished.
 
-        Raises `ValueError` where the folder holds a run with other settings.
+        Raises `ValueError` if the folder holds a run with other settings.
         """
         folder = RunFolder(out / self.name, self.kind.settings)
-        # A script finds this project's packages whatever lies in the current folder.
+        # Start a script: it finds this project's packages whatever is in the current folder.
         argv = [sys.executable, str(ROOT / self.kind.script), "--no-progress"]
         if not folder.config.exists():
             return [*argv, "--config", str(self.settings_file(out)), "--out", str(folder.path)]
@@ -96,12 +96,12 @@ class Job:
         return None if folder.summary.exists() else [*argv, "--resume", str(folder.path)]
 
     def settings_file(self, out: Path) -> Path:
-        """Return the file that the run takes its settings from: beside its folder, which is not there yet."""
+        """Return the file from which the run takes its settings; it lies beside its folder, which is not there yet."""
         return out / f"{self.name}.json"
 
 
 def plan(options: Options) -> list[Job]:
-    """Return the jobs, a seed of every method before the next; `ValueError` for an unknown name or number."""
+    """Return the jobs, with all methods for one seed before the next seed; `ValueError` for a wrong name or number."""
     find(options.env)
     json_object("--env-kwargs", options.env_kwargs)
     for name in ("trajectories", "evaluations", "jobs"):
@@ -155,7 +155,7 @@ def sweep(options: Options) -> int:
                         failed.append(name)
                         tqdm.write(f"{name} failed: {_last_lines(out / f'{name}.log')}", file=sys.stderr)
         except KeyboardInterrupt:
-            # The runs are in sessions of their own, so that Ctrl-C reaches them once, from here.
+            # The runs are in sessions of their own, so Ctrl-C reaches them only once, from here.
             for process in running.values():
                 process.send_signal(signal.SIGTERM)
             for process in running.values():
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (a run failed), 2 (wrong input), 130 (stopped)."""
     arguments = sys.argv[1:] if argv is None else argv
     options = tyro.cli(Options, args=arguments, prog="python agents/sweep.py", description=HELP)
-    # A kill of this process is to stop the runs too.
+    # A SIGTERM to this process must stop the runs too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return sweep(options)

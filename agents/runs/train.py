@@ -1,8 +1,8 @@
-"""The command line of training: python agents/run.py --agent mdqn --backward tlm --env gfn/Hypergrid-v0.
+"""The training command line: python agents/run.py --agent mdqn --backward tlm --env gfn/Hypergrid-v0.
 
-The defaults are the paper's settings for what is chosen. A run writes its settings, metrics, checkpoint, policy,
-summary and pictures into --out. Ctrl-C loses nothing, and a kill nothing before the last checkpoint: --resume DIR goes
-on.
+The defaults are the paper's settings for the run's choices. A run writes its settings, metrics, checkpoint, policy,
+summary and pictures into --out. --resume DIR continues a stopped run: after Ctrl-C nothing is lost, and after a kill
+only what came after the last checkpoint.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ What there is to choose from (--list says more):
 
 @dataclass(frozen=True)
 class Options(command.RunOptions):
-    """The command line: the settings of a run, and what to do with it."""
+    """The options of the command line: the settings of a run, and what to do with it."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     wandb: command.FLAG = False
     """Also log to Weights & Biases, project gfn-envs."""
     list: command.FLAG = False
-    """List the environments, agents, backward policies, networks, presets and metrics that there are, and stop."""
+    """List all environments, agents, backward policies, networks, presets and metrics, and stop."""
 
 
 def parse(argv: list[str]) -> Options:
     """Return the options of a command line.
 
-    The defaults depend on the choices that are named in it, or are those of the run to resume.
+    The defaults depend on the choices that the command line names, or come from the run to resume.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choices = {"env": Config.env, "agent": Config.agent, "backward": Config.backward, "network": "auto"}
@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> Options:
     except ValueError:
         if not {"-h", "--help"} & set(argv):
             raise
-        config = usual()  # help comes also with a mistake
+        config = usual()  # --help works even with a mistake before it
     names = {
         "agents": registry.AGENTS.names(),
         "backward": registry.BACKWARD.names(),
@@ -98,14 +98,14 @@ def parse(argv: list[str]) -> Options:
     options = tyro.cli(
         Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text
     )
-    if options.config.network == "auto":  # given, and settled above
+    if options.config.network == "auto":  # the flag was given; `usual` has resolved it above
         options = dataclasses.replace(options, config=dataclasses.replace(options.config, network=config.network))
     command.check_choices(options.config_file, config, options.config)
     return options
 
 
 def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
-    """Make the trainer of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
+    """Make the trainer and folder of a new run, or of the run to resume; if this fails, nothing is written."""
     config = options.config
     folder = command.folder_of(options, config, method_of(config))
     for package in _wanted_loggers(options):
@@ -116,12 +116,12 @@ def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
 
 
 def method_of(config: Config) -> str:
-    """Return what a run's folder is named after by default, such as "mdqn-tlm"."""
+    """Return the method's part of a run's default folder name, such as "mdqn-tlm"."""
     return f"{registry.bare(config.agent)}-{registry.bare(config.backward)}"
 
 
 def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
-    """Train to the end or to a signal, save, report; return the exit code."""
+    """Train to the end or to a signal, save and report; return the exit code."""
     config = trainer.config
     torch.set_num_threads(config.threads)
     size = sum(p.numel() for p in trainer.network.parameters())
@@ -138,7 +138,7 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
 
 
 def close(folder: RunFolder[Config], trainer: Trainer, finished: bool) -> list[Path]:
-    """Write what comes last, and return the pictures that were drawn."""
+    """Draw the pictures and return their paths; if the run is finished, also write its tables and summary."""
     pictures = report.draw(folder, trainer)
     if finished:
         report.write_tables(folder, trainer)
@@ -147,7 +147,7 @@ def close(folder: RunFolder[Config], trainer: Trainer, finished: bool) -> list[P
 
 
 def _wanted_loggers(options: Options) -> dict[str, Callable[[RunFolder[Config], Config], Logger]]:
-    """Return what makes each logger asked for, by the package that it needs."""
+    """Return a function that makes each requested logger, by the package that the logger needs."""
     known: dict[str, Callable[[RunFolder[Config], Config], Logger]] = {
         "tensorboard": lambda folder, config: TensorBoard(folder.path),
         "wandb": lambda folder, config: WandB(folder.path, config.flat()),

@@ -1,1 +1,1 @@
-"""Trajectories: how they are sampled and kept."""
+"""Sampling and storage of trajectories."""

@@ -1,6 +1,6 @@
-"""The one rollout buffer: the newest batch, a past batch, and a prioritised ring of transitions.
+"""The rollout buffer: the newest batch, a past batch, and a prioritised ring of transitions.
 
-Source: prioritised replay, Schaul et al. 2016 (arXiv 1511.05952).
+Source: Schaul et al. 2016 (arXiv 1511.05952) for prioritised replay.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gfn_envs.dag import DAG
 
 @dataclass(frozen=True)
 class Transitions:
-    """`B` edges: `states [B, d]`, `next_states [B, d]`, and `[B]` of everything else.
+    """`B` edges: `states` and `next_states` are `[B, d]`, and all other fields are `[B]`.
 
-    `backward_actions` undo `actions`; `log_reward` is that of the next state where it is terminal (`done`), arbitrary
-    elsewhere.
+    `backward_actions` undo `actions`. `done` tells whether the next state is terminal. If so, `log_reward` is that
+    state's; otherwise it is arbitrary.
     """
 
     states: Tensor
@@ -33,7 +33,7 @@ class Transitions:
 
     @classmethod
     def of(cls, trajectories: Trajectories) -> Transitions:
-        """Return each row's edge to the next row, `[M - 1]`; those of rows without an action are not edges."""
+        """Return each row's edge to the next row, `[M - 1]`; from a row without an action it is not a real edge."""
         rows = trajectories.rows
         return cls(
             states=rows.states[:-1],
@@ -54,22 +54,22 @@ class Keeps:
     """What an agent or a backward policy needs the buffer to keep."""
 
     batches: int = 1
-    """Batches of trajectories, the newest included."""
+    """Number of batches of trajectories, including the newest."""
     transitions: int = 0
-    """Transitions for replay."""
+    """Number of transitions for replay."""
 
     @classmethod
     def all_of(cls, *needs: Keeps) -> Keeps:
-        """Return what satisfies all of `needs`."""
+        """Return the smallest `Keeps` that satisfies all `needs`."""
         return cls(max(each.batches for each in needs), max(each.transitions for each in needs))
 
 
 class RolloutBuffer:
     """The newest batches of trajectories, and a prioritised ring of transitions.
 
-    Everything stays on the DAG's device. Rows of a batch that are not edges enter the ring with priority zero: they
-    are never drawn, but they take room. These are the seams between two trajectories, and off the CPU, where nothing
-    may wait for the device, their padding.
+    Everything stays on the DAG's device. Some rows of a batch are not real edges: those between two trajectories, and
+    on other devices than the CPU also the padding, because dropping it would wait for the device. These rows enter the
+    ring with priority zero, so they take up room but are never drawn.
     """
 
     def __init__(self, dag: DAG, keeps: Keeps, seed: int = 0) -> None:
@@ -94,15 +94,18 @@ class RolloutBuffer:
 
     @property
     def newest(self) -> Trajectories:
-        """The batch added last."""
+        """The batch that was added last."""
         return self.batches[-1]
 
     def past(self) -> Trajectories:
-        """Return one of the kept batches, each with equal probability (drawn on the host: a batch is a host object)."""
+        """Return one of the kept batches, each with equal probability.
+
+        The number is drawn on the host, because the list of batches is there.
+        """
         return self.batches[int(torch.randint(len(self.batches), (), generator=self.host_generator))]
 
     def add_transitions(self, transitions: Transitions, priorities: Tensor) -> None:
-        """Append `transitions` with `priorities [B]`, over the oldest; priority zero is never drawn."""
+        """Append `transitions` with `priorities [B]`, overwriting the oldest; priority zero is never drawn."""
         n = min(len(priorities), self.capacity)
         slots = (torch.arange(n, device=priorities.device) + self.at) % self.capacity
         for name, value in transitions.tensors().items():
@@ -114,7 +117,7 @@ class RolloutBuffer:
     def sample_transitions(self, n: int) -> tuple[Transitions, Tensor, Tensor]:
         """Draw `n` transitions with probability proportional to priority.
 
-        Returns them, their slots `[n]` (for `set_priorities`) and their probabilities `[n]`.
+        Returns the transitions, their slots `[n]` (for `set_priorities`) and their probabilities `[n]`.
         """
         priorities = self.priorities[: self.filled]
         slots = torch.multinomial(priorities, n, replacement=True, generator=self.generator)
@@ -126,7 +129,7 @@ class RolloutBuffer:
         self.priorities.index_copy_(0, slots, priorities)
 
     def state_dict(self) -> dict:
-        """Return everything kept, as tensors and numbers; copies, as a saved view takes its whole storage along."""
+        """Return everything kept, as tensors and numbers; as copies, because saving a view saves its whole storage."""
         return {
             "batches": [batch.tensors() for batch in self.batches],
             "ring": {name: field[: self.filled].clone() for name, field in self.ring.items()},

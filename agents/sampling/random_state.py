@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def make_generator(device: torch.device, seed: int) -> torch.Generator | None:
-    """Return a generator on `device` seeded with `seed`; on the `meta` device, which has no numbers, there is none."""
+    """Return a generator on `device` seeded with `seed`; None on the `meta` device, which holds no numbers."""
     return None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
 
 

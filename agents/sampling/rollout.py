@@ -16,17 +16,17 @@ Policy = Callable[[Tensor], Tensor]
 """States `[B, d]` -> unnormalised log-probabilities `[B, num_actions]`; illegal actions may have any value."""
 
 _NOISE_NUMBERS = 2**17
-"""Random numbers drawn at a time: many steps' worth for a small batch, one step's for a large one."""
+"""Random numbers drawn at a time: enough for many steps of a small batch, or for one step of a large one."""
 
 _SMALL_BATCH = 32
-"""Up to this many rows dropping finished ones costs more than carrying them along."""
+"""Up to this many rows, dropping finished rows costs more than carrying them along."""
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """`B` complete trajectories from s0 to terminal states, padded to the longest, `T` steps.
+    """`B` complete trajectories from s0 to terminal states, padded to the longest, which has `T` steps.
 
-    Step `t` of trajectory `b` is real where `mask[b, t]`; what stands in the padding is arbitrary but in range.
+    Step `t` of trajectory `b` is real if `mask[b, t]`. Values in the padding are arbitrary but in range.
     """
 
     states: Tensor
@@ -36,11 +36,11 @@ class Trajectories:
     backward_actions: Tensor
     """int64 `[B, T]`: `backward_actions[:, t]` leads from state `t + 1` back to state `t`."""
     mask: Tensor
-    """bool `[B, T]`."""
+    """bool `[B, T]`: whether the step is real."""
     log_reward: Tensor
     """float32 `[B]`: log R of the terminal states."""
     log_raw_reward: Tensor
-    """float32 `[B]`: log of their raw reward, which metrics report; see `gfn_envs.dag.LogRewards`."""
+    """float32 `[B]`: log of the raw reward, which metrics report; see `gfn_envs.dag.LogRewards`."""
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -66,29 +66,29 @@ class Trajectories:
 class Rows:
     """The states of all trajectories as one batch of `M` rows, so that a network sees them in one pass.
 
-    The rows of a trajectory follow one another: row `i + 1` is the state after row `i` wherever `has_action[i]`. On the
-    CPU, where padding costs time, the padded states are left out; elsewhere they stay, since dropping them would make
-    the host wait for the device.
+    The rows of a trajectory follow one another: if `has_action[i]`, row `i + 1` is the state after row `i`. On the CPU,
+    where padding costs time, the padded states are left out. On other devices they stay, because dropping them would
+    make the host wait for the device.
     """
 
     states: Tensor
     """int64 `[M, d]`."""
     actions: Tensor
-    """int64 `[M]`: the action taken here; 0 where there is none."""
+    """int64 `[M]`: the action taken in this state; 0 if there is none."""
     backward_actions: Tensor
-    """int64 `[M]`: the backward action to the state before; 0 where there is none."""
+    """int64 `[M]`: the backward action to the previous state; 0 if there is none."""
     has_action: Tensor
-    """bool `[M]`: the row is a state that a step leaves (real and not terminal)."""
+    """bool `[M]`: whether a step leaves this state, which is then real and not terminal."""
     log_reward: Tensor
     """float32 `[M]`: log R of the trajectory's terminal state."""
     index: Tensor
-    """int64 `[M]`: place of the row in the padded `[B, T + 1]`."""
+    """int64 `[M]`: place of the row in the flattened padded `[B, T + 1]`."""
     shape: tuple[int, int]
     """`(B, T + 1)`."""
 
     @cached_property
     def has_parent(self) -> Tensor:
-        """bool `[M]`: the row is a state that a step reached (real and not s0)."""
+        """bool `[M]`: whether a step reached this state, which is then real and not s0."""
         return torch.nn.functional.pad(self.has_action[:-1], (1, 0))
 
     @classmethod
@@ -112,7 +112,7 @@ class Rows:
         return cls(**fields, index=index, shape=shape)
 
     def pad(self, values: Tensor) -> Tensor:
-        """Put `values [M]` back into `[B, T + 1]`, zeros in the padding that was left out."""
+        """Put `values [M]` back into `[B, T + 1]`, with zeros in the padding that was left out."""
         padded = torch.zeros(self.shape[0] * self.shape[1], dtype=values.dtype, device=values.device)
         return padded.index_copy(0, self.index, values).view(self.shape)
 
@@ -133,9 +133,10 @@ def rollout(
 ) -> Trajectories:
     """Walk from `start [B, d]` along `policy` until every trajectory ends, and return them in forward order.
 
-    Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions; with `backward`, `start` are
-    terminal states and it gives logits of backward actions. With probability `epsilon` a step takes a uniformly random
-    legal action. Away from the CPU the walk has always `dag.max_steps` steps, without host synchronisation.
+    Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions. With `backward`, `start` holds
+    terminal states and the policy gives logits of backward actions. With probability `epsilon` a step takes a uniformly
+    random legal action. On other devices than the CPU the walk always has `dag.max_steps` steps, so the host never
+    waits for the device.
     """
     step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
     num_actions = dag.num_backward_actions if backward else dag.num_actions
@@ -174,7 +175,7 @@ def rollout(
 
 
 class _Segments:
-    """The steps recorded so far, in runs between two compactions, each over the rows that were then alive."""
+    """The steps recorded so far, in segments between two compactions; each segment holds the rows still unfinished."""
 
     def __init__(self, start: Tensor) -> None:
         self.num_rows, self.device = len(start), start.device
@@ -182,17 +183,17 @@ class _Segments:
         self.begin(start, torch.arange(len(start), device=start.device))
 
     def begin(self, states: Tensor, rows: Tensor) -> None:
-        """Start a run from `states` in `rows`; its steps are then appended to `steps`."""
+        """Start a segment from `states` in `rows`; its steps are then appended to `steps`."""
         self.rows, self.steps = rows, []
         self.runs.append((rows, states, self.steps))
 
     def finish(self, dag: DAG, backward: bool) -> Trajectories:
-        """Lay the runs side by side in time and turn backward walks round."""
+        """Join the segments in time, and turn backward walks into forward order."""
         if len(self.runs) == 1:
             states, actions, reverse, mask = self._stack(*self.runs[0][1:])
         else:
             states, actions, reverse, mask = self._merge()
-        # A DAG may answer anything where an action is illegal, as those of finished rows are.
+        # Finished rows took illegal actions, for which a DAG may return anything.
         reverse = reverse * mask
         lengths = mask.sum(1)
         if backward:
@@ -205,7 +206,7 @@ class _Segments:
         return Trajectories(states, actions, reverse, mask, rewards.log_reward, rewards.log_raw_reward)
 
     def _stack(self, start: Tensor, steps: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> tuple[Tensor, ...]:
-        """Return states `[b, k + 1, d]` and actions, reverse actions and mask `[b, k]` of one run of `k` steps."""
+        """Return states `[b, k + 1, d]` and actions, reverse actions and mask `[b, k]` of a segment of `k` steps."""
         if not steps:
             none = torch.zeros(len(start), 0, dtype=torch.int64, device=self.device)
             return start.unsqueeze(1), none, none, none.bool()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLOCKS = ("00000000", "11111111", "11110000", "00001111", "00111100")
-"""Modes are rows of these blocks (Malkin et al. 2022)."""
+"""Each mode is a sequence of these blocks (Malkin et al. 2022)."""
 
 ORDERS = {"any": False, "autoregressive": True}
 
@@ -31,11 +31,11 @@ HAMMING = "hamming"
 """Name of the built-in reward."""
 
 EXPONENT = 2.0
-"""Factor on the distance in the published benchmark."""
+"""The published benchmark multiplies the distance by this factor."""
 
 
 def random_modes(n: int, count: int, seed: int) -> list[str]:
-    """Return `count` strings of `n` bits, each a row of random `BLOCKS` (cut to `n`), from numpy's legacy generator."""
+    """Return `count` strings of random `BLOCKS`, each cut to `n` bits, drawn with numpy's legacy generator."""
     random = np.random.RandomState(seed)
     return ["".join(random.choice(BLOCKS) for _ in range(-(-n // 8)))[:n] for _ in range(count)]
 
@@ -43,32 +43,33 @@ def random_modes(n: int, count: int, seed: int) -> list[str]:
 class BitSequence(DAG):
     """A string of `n` bits in `L = n / k` words of `k` bits, each empty until it is set.
 
-    State: int64 `[B, L]`: 0 where the word is empty, `1 + value` where it is set, `value` the word read as a binary
-    number. Actions: with `order="any"`, `position * 2^k + value` sets an empty position; with
-    `order="autoregressive"`, `value` sets the first empty one.
-    Backward actions: with `order="any"`, `position` empties a set word; with `order="autoregressive"`, 0 empties the
-    last. Terminal states: no empty word.
-    Reward: `log R(x) = -exponent * min over modes of Hamming(x, mode)`, natural log, or that of the user's own reward,
-    of which no modes are known.
+    State: int64 `[B, L]`: 0 for an empty word, `1 + value` for a set word. `value` is the word read as a binary number.
+    Actions: with `order="any"`, `position * 2^k + value` sets an empty position. With `order="autoregressive"`, `value`
+    sets the first empty position.
+    Backward actions: with `order="any"`, `position` empties a set word. With `order="autoregressive"`, 0 empties the
+    last set word.
+    Terminal states: the states without an empty word.
+    Reward: `log R(x) = -exponent * min over modes of Hamming(x, mode)`, natural log. The user's own reward can replace
+    it; then no modes are known.
     Size: `(2^k + 1)^L` states in any order, `2^n` terminal; every trajectory has `L` steps.
     Source: Malkin et al. 2022 (arXiv 2201.13259), section 5.3; Tiapkin et al. 2024 (arXiv 2310.12934).
 
     Args:
         n: number of bits, a multiple of `k`.
-        k: bits of a word, 1 to 16.
-        modes: how many random modes, or the modes themselves as strings of `n` characters 0 and 1. The test set lies
-            around them whatever the reward.
+        k: number of bits in a word, 1 to 16.
+        modes: the number of random modes, or the modes themselves as strings of `n` characters 0 and 1. The test set
+            lies around the modes for any reward.
         modes_seed: seed of random modes; 42 gives the published ones.
-        exponent: factor on the distance, positive; of the built-in reward.
+        exponent: factor on the distance in the built-in reward, positive.
         order: `"any"` or `"autoregressive"`.
-        mode_distance: a mode counts as found once a sample lies within this Hamming distance; None for `n // 4`, which
-            is the published 30 at 120 bits; of the built-in reward.
-        reward: `"hamming"`, the formula above, a callable, or a callable named as `"module:function"`. A callable takes
-            distinct terminal objects and returns their rewards, positive finite numbers, one each. `gfn_envs.rewards`
-            says how often it is asked.
+        mode_distance: with the built-in reward, a mode counts as found once a sample lies within this Hamming distance.
+            None stands for `n // 4`, which is the published 30 at 120 bits.
+        reward: `"hamming"` (the formula above), a callable, or a callable named as `"module:function"`. A callable
+            takes distinct terminal objects and returns one positive finite number for each. `gfn_envs.rewards` says how
+            often it is called.
         reward_input: what a callable takes: `"states"`, int64 `[n, L]` on the DAG's device, or `"bits"`, a list of
             strings of `n` characters 0 and 1.
-        device: where its tensors live.
+        device: device of its tensors.
     """
 
     metrics = ("correlation",)
@@ -114,7 +115,7 @@ class BitSequence(DAG):
         self.num_actions = self.word_values * (1 if self.autoregressive else self.num_words)
         self.num_backward_actions = 1 if self.autoregressive else self.num_words
         self.max_steps = self.num_words
-        # Signs instead of bits: a product of signs counts agreements minus disagreements. An empty word has sign 0.
+        # Bits are stored as signs, because a product of signs counts agreements minus disagreements. Empty words are 0.
         shifts = torch.arange(self.k - 1, -1, -1)
         signs = 2.0 * (torch.arange(self.word_values).unsqueeze(1) >> shifts & 1) - 1
         self._signs = torch.cat([torch.zeros(1, self.k), signs]).to(self.device)
@@ -172,12 +173,12 @@ class BitSequence(DAG):
         return -self.exponent * self.distances(states).amin(1)
 
     def log_num_trajectories(self, states: Tensor) -> Tensor:
-        """Return log n(s) `[B]`: the words that are set, in any order."""
+        """Return log n(s) `[B]`: the log of the number of orders in which the set words can come."""
         count = self._num_set(states).float()
         return torch.zeros_like(count) if self.autoregressive else torch.lgamma(count + 1)
 
     def modes_hit(self, states: Tensor) -> Tensor:
-        """Return bool `[B, num_modes]`: which modes terminal `states [B, L]` lie within `mode_distance` of."""
+        """Return bool `[B, num_modes]`: whether each of `states [B, L]` lies within `mode_distance` of each mode."""
         return self.distances(states)[:, : self.num_modes] <= self.mode_distance
 
     def test_states(self, seed: int = 42) -> Tensor:
@@ -190,7 +191,7 @@ class BitSequence(DAG):
         return self.from_bits(torch.from_numpy(bits))
 
     def from_bits(self, bits: Tensor) -> Tensor:
-        """Return terminal states `[B, L]` of bits `[B, n]`; `ValueError` for another width or values but 0 and 1."""
+        """Return terminal states `[B, L]` of bits `[B, n]`; raise `ValueError` for another width or other values."""
         if bits.ndim != 2 or bits.shape[1] != self.n:
             raise ValueError(f"bits must have shape [B, {self.n}], got {list(bits.shape)}.")
         if not bool(((bits == 0) | (bits == 1)).all()):
@@ -217,9 +218,9 @@ class BitSequence(DAG):
         ]
 
     def draw(self, path: Tensor, axes: Axes) -> None:
-        """Draw the words as rows of bits: white 0, black 1, grey empty; red frames differ from the nearest mode.
+        """Draw the words as rows of bits (white 0, black 1, grey empty); red frames mark bits unlike the nearest mode.
 
-        A reward of the user's own has no modes, and its picture no frames.
+        The user's own reward has no modes, so its picture has no frames.
         """
         signs = self._signs[path[-1:]].flatten(1)
         words = signs.view(self.num_words, self.k).cpu()

@@ -1,4 +1,4 @@
-"""Molecules of up to nine atoms C, N, O and F, the gap between their frontier orbitals as the reward."""
+"""Molecules of up to nine atoms C, N, O and F; the reward comes from the gap between their frontier orbitals."""
 
 from __future__ import annotations
 

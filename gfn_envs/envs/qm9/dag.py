@@ -1,7 +1,8 @@
 """QM9: build a neutral molecule of up to nine atoms C, N, O and F, atom by atom and bond by bond.
 
-Source: the task as in Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3; the molecules of Ramakrishnan et al. 2014
-(doi 10.1038/sdata.2014.22). State space and reward are this project's own, see the class.
+Source: the task is that of Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3. The molecules are those of
+Ramakrishnan et al. 2014 (doi 10.1038/sdata.2014.22). The state space and the reward are this project's own; the class
+describes them.
 """
 
 from __future__ import annotations
@@ -40,41 +41,46 @@ KNOWN = Path(__file__).with_name("known.safetensors")
 TEST_SET = Path(__file__).with_name("test_set.csv")
 
 ORDERS = ((0, 1), (1, 2), (1, 3))
-"""Order of a bond before and after each action of its pair: a new single bond, single to double, single to triple."""
+"""Bond order before and after each action of a pair: add a single bond, single to double, single to triple."""
 
 GAP_LEVEL, GAP_RANGE, REWARD_RANGE = 0.1760, 0.5975, (1e-4, 2.0)
-"""r is 1 at the gap (in Hartree) that 5 % of QM9 fall below, and falls by 1 over the range of QM9's gaps."""
+"""5 % of QM9 have a gap (in Hartree) below the level, where r is 1; r falls by 1 over the range of QM9's gaps."""
 
 
 class QM9(MoleculeDAG):
     """A connected graph of up to `max_atoms` atoms with bonds of order 1 to 3; hydrogens fill the free valences.
 
-    An atom has at most as many bonds, counted with their orders, as its valence: C 4, N 3, O 2, F 1. So every state but
-    s0 is a valid neutral molecule. Slots are renamed: removing an atom moves its slot to the end, and clears it; the
-    others keep their order, so that filled slots come first. `canonical` says which states are one graph. The two
-    Kekule structures of an aromatic ring are two graphs (of one SMILES).
+    The sum of an atom's bond orders is at most its valence: C 4, N 3, O 2, F 1. So every state except s0 is a valid
+    neutral molecule. Slots are renamed: removing an atom clears its slot and moves it to the end. The other slots keep
+    their order, so filled slots come first. States with equal `canonical` forms are the same graph. The two Kekule
+    structures of an aromatic ring are two graphs with one SMILES.
 
-    State: int64 `[B, N + P + 1]`, `N = max_atoms`, `P = N (N - 1) / 2`: for each slot its type, 0 empty, 1 C, 2 N, 3 O,
-    4 F; for each pair of slots `i < j`, row by row, the order of their bond, 0 to 3; then the stopped flag.
-    Actions: `4 i + (type - 1)` adds an atom in the first empty slot, joined to atom `i` by a single bond (the first
-    atom: `i = 0`, no bond); `4 N + 3 pair + o` adds a single bond between atoms that have none (`o = 0`), closing a
-    ring, or makes a single bond double (`o = 1`) or triple (`o = 2`); the last action, `4 N + 3 P`, stops.
-    Backward actions: `i` removes an atom with one neighbour, joined by a single bond, or the only atom; `N + 2 pair`
-    removes a single bond that is part of a ring; `N + 2 pair + 1` makes a double or triple bond single; `N + 2 P`
-    undoes the stop, the only backward action of a stopped state.
-    Terminal states: stopped; every molecule of at least one atom can be terminal.
-    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, 1e-4, 2)`, `gap` the HOMO-LUMO gap in Hartree as a network of this
-    project predicts it from the graph (`gfn_envs.envs.qm9.predict_gap`; not the network of the literature, which needs
-    coordinates). `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves `log |Aut|` out.
-    Size: 4, 23, 117, 738, 5,453 and 47,540 molecules (graphs up to renaming) of at most 1 to 6 atoms, about 8 times as
-    many with each further atom; each is a state twice, stopped or not. Longest trajectory at most `2 N + 2` steps.
+    State: int64 `[B, N + P + 1]`, `N = max_atoms`, `P = N (N - 1) / 2`. First comes the type of each slot: 0 empty,
+    1 C, 2 N, 3 O, 4 F. Then comes the bond order, 0 to 3, of each pair of slots `i < j`, row by row. The stopped flag
+    is last.
+    Actions: `4 i + (type - 1)` adds an atom in the first empty slot and joins it to atom `i` by a single bond. The
+    first atom has `i = 0` and no bond. `4 N + 3 pair + 0` adds a single bond between atoms that have none, which closes
+    a ring. `4 N + 3 pair + 1` makes a single bond double, and `4 N + 3 pair + 2` makes it triple. The last action,
+    `4 N + 3 P`, stops.
+    Backward actions: `i` removes an atom that has a single bond to its only neighbour, or the only atom. `N + 2 pair`
+    removes a single bond that is part of a ring. `N + 2 pair + 1` makes a double or triple bond single. `N + 2 P`
+    undoes the stop; it is the only backward action of a stopped state.
+    Terminal states: the stopped states. Every molecule of at least one atom can be terminal.
+    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, 1e-4, 2)`, where `gap` is the HOMO-LUMO gap in Hartree. A network of
+    this project predicts the gap from the graph (`gfn_envs.envs.qm9.predict_gap`). The network of the literature is not
+    used, because it needs coordinates. `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves
+    `log |Aut|` out.
+    Size: 4, 23, 117, 738, 5,453 and 47,540 molecules (graphs up to renaming) of at most 1, 2, 3, 4, 5 and 6 atoms.
+    Each further atom gives about 8 times as many. Each molecule is two states, one stopped and one not. The longest
+    trajectory has at most `2 N + 2` steps.
     Source: Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3, the task.
 
     Args:
-        max_atoms: most atoms other than hydrogen, 1 to 9 (the literature: 8).
-        max_rings: most independent rings, bonds - atoms + 1; 10, the most that nine atoms can have, limits nothing.
+        max_atoms: largest number of atoms other than hydrogen, 1 to 9 (the literature: 8).
+        max_rings: largest number of independent rings, bonds - atoms + 1. The default 10 is no limit, because nine
+            atoms can have no more.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
-            `gfn_envs.envs.molecules.base.MoleculeDAG`; the built-in reward is `"gap"`.
+            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in reward is `"gap"`.
     """
 
     metrics = ("molecules", "correlation")
@@ -98,7 +104,7 @@ class QM9(MoleculeDAG):
             raise ValueError(f"max_atoms must be at most {MAX_ATOMS}, as in QM9, got {max_atoms!r}.")
         self.max_rings = integer_at_least("max_rings", max_rings, 0)
         self.lay_out(SlotGraph(slots, len(ELEMENTS), ORDERS, ordered=False, device=self.device))
-        # Each bond is made once and its order set once: both count towards the orders' sum, 2 N at the most.
+        # Each bond is added once and raised at most once. Both add to the sum of bond orders, which is at most 2 N.
         self.max_steps = 2 + 2 * min(slots, self.layout.num_pairs, slots - 1 + self.max_rings)
         first, second = pair_slots(slots, torch.device("cpu"))
         ends = torch.eye(slots)[first], torch.eye(slots)[second]
@@ -110,7 +116,7 @@ class QM9(MoleculeDAG):
 
     def action_mask(self, states: Tensor) -> Tensor:
         types, orders, going = self._parts(states)
-        # Slot 0 is empty in s0 alone: there it counts as an atom that the first one may join.
+        # Slot 0 is empty only in s0. There it counts as an atom that the first atom may join.
         atoms = (types > 0) | self._is_first
         free = torch.where(atoms & going, 5 - types, 0) - orders @ self._ends
         room = types[:, -1:] == 0
@@ -136,21 +142,22 @@ class QM9(MoleculeDAG):
         return mask
 
     def _parts(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return types `[B, N]` and orders `[B, P]` as float32 (much faster than int64) and not stopped `[B, 1]`."""
+        """Return types `[B, N]` and orders `[B, P]` as float32 (faster than int64), and not stopped `[B, 1]`."""
         return states[:, : self.max_atoms].float(), states[:, self.max_atoms : -1].float(), states[:, -1:] == 0
 
     def _on_rings(self, atoms: Tensor, bonds: Tensor) -> Tensor:
         """Return which of `bonds [B, P]` lie on a ring of the connected graph of `atoms [B, N]`, bool `[B, P]`.
 
-        As resistors of 1 ohm, a bond that is a bridge has the resistance 1 between its ends, one on a ring of n atoms
-        at most 1 - 1/n. With G the inverse of the Laplacian L without slot 0 (where G is 0), the resistance is
-        G_ii + G_jj - 2 G_ij (Klein and Randic 1993, doi 10.1007/BF01164627).
+        Take each bond as a resistor of 1 ohm. The resistance between the ends of a bond is then 1 if the bond is a
+        bridge, and at most 1 - 1/n if it lies on a ring of n atoms. Let G be the inverse of the Laplacian L without
+        slot 0, with G = 0 at slot 0. The resistance is G_ii + G_jj - 2 G_ij (Klein and Randic 1993, doi
+        10.1007/BF01164627).
         """
         size = self.max_atoms - 1
         matrix = (bonds.float() @ self._laplacians).T.reshape(size, size, len(bonds))
         matrix.diagonal(dim1=0, dim2=1).add_(~atoms[:, 1:])
-        # Gauss-Jordan sweeps, all graphs at once: the matrix is positive definite, so no pivot is needed. It ends in
-        # minus the inverse, and is about 20 times faster than torch.linalg.inv_ex on a CPU.
+        # Gauss-Jordan sweeps over all graphs at once. The matrix is positive definite, so rows need not be exchanged.
+        # The result is minus the inverse. On a CPU this is about 20 times faster than torch.linalg.inv_ex.
         for k in range(size):
             pivot, column = matrix[k, k].reciprocal(), matrix[k].clone()
             row = column * pivot
@@ -169,7 +176,7 @@ class QM9(MoleculeDAG):
         return (1 - (gap - GAP_LEVEL) / GAP_RANGE).clamp(*REWARD_RANGE)
 
     def graph_view(self) -> GraphView:
-        """Return how the state reads as a graph: a node's features are its type and 1 + its free valence."""
+        """Return the layout of the state as a graph: a node's features are its type and 1 + its free valence."""
         return self.layout.view(node_values=(len(ELEMENTS) + 1, len(ELEMENTS) + 2), whole_values=(2,))
 
     def graph(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +191,8 @@ class QM9(MoleculeDAG):
     def from_smiles(self, smiles: Sequence[str]) -> Tensor:
         """Return the terminal states `[B, d]` of molecules, as `gfn_envs.envs.qm9.encoding.from_smiles` does.
 
-        Raises `ValueError`, with the index and the SMILES, for what does not parse or is no state of this environment.
+        Raises `ValueError`, with the index and the SMILES, for one that does not parse or is no state of this
+        environment.
         """
         states = molecules.from_smiles(smiles, self.max_atoms).to(self.device)
         rings = self._rings(states)
@@ -197,9 +205,10 @@ class QM9(MoleculeDAG):
         return states
 
     def graph_keys(self, states: Tensor) -> Tensor:
-        """Return a hash of the molecules that `states [B, d]` are, int64 `[B]`, the same for every `max_atoms`.
+        """Return a hash of the molecules of `states [B, d]`, int64 `[B]`, which does not depend on `max_atoms`.
 
-        It is the same for renamed slots, stopped or not, and for the Kekule structures of a benzene ring.
+        It does not change with the names of slots or with the stopped flag. The two Kekule structures of a benzene ring
+        have the same hash.
         """
         types, orders = types_and_orders(resized(states, MAX_ATOMS))
         bonds = bond_labels(orders)
@@ -209,7 +218,7 @@ class QM9(MoleculeDAG):
         return mix((mix(8 * places + values) * (values > 0)).sum(1))
 
     def is_novel(self, states: Tensor) -> Tensor:
-        """Return bool `[B]`: which molecules are not in QM9."""
+        """Return bool `[B]`: whether each molecule is not in QM9."""
         keys = self.graph_keys(states)
         return self._known[torch.searchsorted(self._known, keys).clamp(max=len(self._known) - 1)] != keys
 
@@ -223,9 +232,9 @@ class QM9(MoleculeDAG):
             ) from None
 
     def test_states(self) -> Tensor:
-        """Return the test set, molecules of QM9 that the gap network was not trained on, terminal states `[M, d]`.
+        """Return the test set: terminal states `[M, d]` of molecules of QM9 that did not train the gap network.
 
-        Of those in `test_set.csv` it keeps the ones of at most `max_atoms` atoms and `max_rings` rings.
+        These are the molecules in `test_set.csv` that have at most `max_atoms` atoms and `max_rings` rings.
         """
         with TEST_SET.open(newline="") as file:
             states = decode([row["state"] for row in csv.DictReader(file)], self.max_atoms)

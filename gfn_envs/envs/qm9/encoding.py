@@ -1,4 +1,4 @@
-"""Molecules of C, N, O and F as arrays of atom types and bond orders: to and from SMILES, RDKit and digits."""
+"""Molecules of C, N, O and F as arrays of atom types and bond orders; conversion to and from SMILES, RDKit, digits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
 ELEMENTS = ("C", "N", "O", "F")
-"""Atom type `1 + i` is element `ELEMENTS[i]`, with `4 - i` bonds."""
+"""Atom type `1 + i` is element `ELEMENTS[i]`, which has `4 - i` bonds."""
 
 MAX_ATOMS = 9
-"""Most atoms of a molecule other than hydrogen in QM9, and here."""
+"""The largest number of atoms other than hydrogen of a molecule in QM9, and here."""
 
 _TYPES = {element: 1 + index for index, element in enumerate(ELEMENTS)}
 
@@ -43,7 +43,7 @@ def to_states(types: Tensor, orders: Tensor, stopped: Tensor) -> Tensor:
 
 
 def resized(states: Tensor, slots: int) -> Tensor:
-    """Return `states [B, d]` with empty slots added at the end, or cut off there, such that there are `slots`."""
+    """Return `states [B, d]` with slots added (empty) or cut off at the end, so that there are `slots`."""
     types, orders = types_and_orders(states)
     more = slots - types.shape[1]
     pad = torch.nn.functional.pad
@@ -51,12 +51,12 @@ def resized(states: Tensor, slots: int) -> Tensor:
 
 
 def encode(states: Tensor) -> list[str]:
-    """Return the types and orders of `states [B, d]`, written with `MAX_ATOMS` slots, as strings of 45 digits."""
+    """Return the types and orders of `states [B, d]`, extended to `MAX_ATOMS` slots, as strings of 45 digits."""
     return ["".join(map(str, row)) for row in resized(states, MAX_ATOMS)[:, :-1].tolist()]
 
 
 def decode(texts: Iterable[str], max_atoms: int = MAX_ATOMS) -> Tensor:
-    """Return the terminal states `[B, d]` of those of `texts`, made by `encode`, that have up to `max_atoms` atoms."""
+    """Return terminal states `[B, d]` of the `texts` (from `encode`) that have at most `max_atoms` atoms."""
     fitting = [text for text in texts if not text[max_atoms:MAX_ATOMS].strip("0")]
     rows = [[*map(int, text), 1] for text in fitting]
     return resized(
@@ -87,8 +87,8 @@ def to_molecules(states: Tensor) -> list[Mol]:
 def from_smiles(smiles: Sequence[str], max_atoms: int = MAX_ATOMS) -> Tensor:
     """Return the terminal states `[B, d]` of molecules, without their hydrogens and stereochemistry.
 
-    Aromatic bonds become alternating single and double ones. Raises `ValueError`, with the index and the SMILES, for
-    one that does not parse or that is not one neutral molecule of at most `max_atoms` atoms C, N, O and F.
+    Aromatic bonds become alternating single and double bonds. Raises `ValueError`, with the index and the SMILES, for a
+    text that does not parse or is not one neutral molecule of at most `max_atoms` atoms C, N, O and F.
     """
     smiles = listed(smiles)
     chem = require_rdkit()
@@ -105,7 +105,7 @@ def from_smiles(smiles: Sequence[str], max_atoms: int = MAX_ATOMS) -> Tensor:
 
 
 def _row(chem: Any, text: str, indices: list[list[int]], width: int) -> list[int]:
-    """Return one terminal state as a list, or raise `ValueError` with the reason alone."""
+    """Return one terminal state as a list, or raise `ValueError` with only the reason."""
     molecule = chem.MolFromSmiles(text) if isinstance(text, str) else None
     if molecule is None:
         raise ValueError("does not parse as the SMILES of a molecule")

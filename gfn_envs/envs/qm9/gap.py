@@ -1,7 +1,7 @@
 """HOMO-LUMO gaps of molecules of C, N, O and F, predicted from their graphs by a small network trained on QM9.
 
-Source: Ramakrishnan et al. 2014 (doi 10.1038/sdata.2014.22), the data; Gilmer et al. 2017 (arXiv 1704.01212), message
-passing on them; `gfn_envs.envs.qm9.make.train_gap` says how the weights came about.
+Source: the data are from Ramakrishnan et al. 2014 (doi 10.1038/sdata.2014.22). Message passing on them is from Gilmer
+et al. 2017 (arXiv 1704.01212). `gfn_envs.envs.qm9.make.train_gap` trains the weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WEIGHTS = Path(__file__).with_name("gap.safetensors")
 WEIGHTS_SHA256 = "29d220894efb492503add4b4352314ff8582df3c0090b0056b1a2e199454db6a"
 
 AROMATIC = 4
-"""The label of a bond on a ring of six whose bonds alternate between single and double."""
+"""The label of each bond on a ring of six whose bonds alternate between single and double."""
 
 NUM_RELATIONS = 10
 
@@ -31,15 +31,16 @@ MOST_FURTHER = MAX_ATOMS - 4
 atoms count together as much as that, so that what an atom hears of afar does not grow with the molecule."""
 
 CHUNK = 256
-"""Molecules that `predict_gap` takes at a time: what a CPU's cache holds, which is twice as fast as more."""
+"""Number of molecules that `predict_gap` takes at a time: they fit a CPU's cache, which is twice as fast as more."""
 
 
 def bond_labels(orders: Tensor) -> Tensor:
     """Return bond `orders [B, N, N]` with `AROMATIC` for the bonds of alternating rings of six, int64 `[B, N, N]`.
 
-    The two Kekule structures of a benzene ring are one molecule with one gap; they differ by a shift of the double
-    bonds around the ring, which this label hides. An atom with two double bonds has no single bond, by its valence, so
-    an alternating closed walk of six steps visits six atoms, and products of matrices find these rings exactly.
+    The two Kekule structures of a benzene ring are one molecule with one gap. They differ by a shift of the double
+    bonds around the ring, and this label hides the shift. By its valence, an atom with two double bonds has no single
+    bond. So an alternating closed walk of six steps visits six atoms, and products of matrices find these rings
+    exactly.
     """
     single, double = (orders == 1).float(), (orders == 2).float()
     between = single @ double @ single
@@ -48,11 +49,12 @@ def bond_labels(orders: Tensor) -> Tensor:
 
 
 def relations(types: Tensor, orders: Tensor) -> Tensor:
-    """Return how strongly each atom is related to each, float32 `[B, N, NUM_RELATIONS, N]`.
+    """Return how strongly each atom is related to each atom, float32 `[B, N, NUM_RELATIONS, N]`.
 
-    The relations are: joined by a single, double, triple or aromatic bond; two bonds, three bonds, or further apart;
-    the atom itself; and two graded ones, `(1 + L)^-1` off the diagonal, L the graph Laplacian without and with bond
-    orders: it falls with distance, and tells rings from chains and small rings from large ones.
+    Four relations are for atoms joined by a single, double, triple or aromatic bond. Three are for atoms that are two
+    bonds, three bonds, or further apart. One is for the atom itself. The last two are graded: `(1 + L)^-1` off the
+    diagonal, where L is the graph Laplacian without and with bond orders. Their values fall with distance, and differ
+    between rings and chains and between small and large rings.
     """
     labels = bond_labels(orders)
     bonded = (orders > 0).float()
@@ -72,7 +74,7 @@ def relations(types: Tensor, orders: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """Messages, with a linear map for each relation, then a perceptron on each atom; both are added to the atoms."""
+    """Add messages to the atoms, by a linear map for each relation, then add a perceptron of each atom."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -90,11 +92,12 @@ class Layer(nn.Module):
 
 
 class GapNetwork(nn.Module):
-    """Message passing on dense graphs that ends in the energies of the frontier orbitals, HOMO and LUMO.
+    """Predict the energies of the frontier orbitals, HOMO and LUMO, by message passing on dense graphs.
 
-    It treats slots alike and ignores empty ones; both Kekule structures of a ring of six give the same. Hydrogens
-    follow from the valences. Any number of slots will do. The shipped weights have seen molecules of up to 9 atoms;
-    of larger ones the gap is an extrapolation, kept within what gaps can be by not letting sums grow with the size.
+    The network treats all slots alike and ignores empty ones. Both Kekule structures of a ring of six give the same
+    result. Hydrogens follow from the valences. The number of slots is free, but the shipped weights were trained on
+    molecules of up to 9 atoms. The gap of a larger one is an extrapolation. It stays within what gaps can be, because
+    sums over atoms do not grow with the molecule.
     """
 
     mean: Tensor
@@ -109,7 +112,7 @@ class GapNetwork(nn.Module):
         self.register_buffer("spread", torch.ones(2))
 
     def encode(self, types: Tensor, orders: Tensor) -> Tensor:
-        """Return the sum, mean and maximum over atoms, `[B, 3 * width]`, of graphs given as for `forward`."""
+        """Return the sum, mean and maximum over atoms, `[B, 3 * width]`, of graphs in the form that `forward` takes."""
         related = relations(types, orders)
         present = (types > 0).float().unsqueeze(2)
         hydrogens = torch.where(types > 0, 5 - types - orders.sum(2), 0).clamp(min=0)
@@ -132,7 +135,7 @@ class GapNetwork(nn.Module):
         """Return the gaps in Hartree, float32 `[B]`.
 
         Takes `types` int64 `[B, N]` (0 empty, 1 C, 2 N, 3 O, 4 F) and `orders` int64 `[B, N, N]`, symmetric, 0 to 3.
-        Finite for any graph within the valences, the empty one and molecules that are not complete included.
+        The gaps are finite for any graph within the valences, also for the empty graph and incomplete molecules.
         """
         homo, lumo = self.orbitals(self.encode(types, orders)).unbind(1)
         return lumo - homo
@@ -141,9 +144,9 @@ class GapNetwork(nn.Module):
 def load_gap_network(device: str | torch.device = "cpu") -> GapNetwork:
     """Return the network with the shipped weights, on `device`, without gradients.
 
-    Raises `FileNotFoundError` or `ValueError` where the file of weights is missing or not the one that was shipped.
+    Raises `FileNotFoundError` if the file of weights is missing, and `ValueError` if it is not the shipped one.
     """
-    # Made on the meta device, where nothing is drawn: loading must not move the random numbers of the caller.
+    # The meta device draws no random numbers, so loading does not change the random state of the caller.
     with torch.device("meta"):
         network = GapNetwork()
     network.load_state_dict(load(_checked_weights()), assign=True)
@@ -151,7 +154,7 @@ def load_gap_network(device: str | torch.device = "cpu") -> GapNetwork:
 
 
 def _checked_weights() -> bytes:
-    """Return the content of the file of weights, or raise an error that says how to get it back."""
+    """Return the content of the file of weights, or raise an error that says how to restore the file."""
     remedy = (
         "Reinstall gfn-envs, or train the network again with python -m gfn_envs.envs.qm9.make.train_gap and put the "
         f"sha256 that it prints into WEIGHTS_SHA256 in {Path(__file__).name}."
@@ -176,10 +179,10 @@ def _network() -> GapNetwork:
 def predict_gap(smiles: str | Sequence[str]) -> Tensor:
     """Return the predicted HOMO-LUMO gaps in Hartree, float32 `[B]`, of molecules given as SMILES.
 
-    The mean absolute error on molecules of QM9 that were not trained on is 0.084 eV (0.0031 Hartree), 0.107 eV among
-    the 1 % of smallest gap. Methane, which is like no other molecule, is off by 1.8 eV.
+    The mean absolute error on molecules of QM9 outside the training set is 0.084 eV (0.0031 Hartree). Among the 1 % of
+    smallest gap it is 0.107 eV. The prediction for methane, which is like no other molecule, is off by 1.8 eV.
 
-    Raises `ValueError` for what is not one neutral molecule of at most 9 atoms C, N, O and F besides hydrogens.
+    Raises `ValueError` for a text that is not one neutral molecule of at most 9 atoms C, N, O and F besides hydrogens.
     """
     states = from_smiles(listed([smiles] if isinstance(smiles, str) else smiles))
     return torch.cat([_network()(*types_and_orders(chunk)) for chunk in states.split(CHUNK)])

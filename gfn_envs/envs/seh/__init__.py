@@ -1,4 +1,4 @@
-"""Molecules fragment by fragment, rewarded by a published proxy of the binding energy to soluble epoxide hydrolase.
+"""Molecules built from fragments; a published proxy of the binding energy to soluble epoxide hydrolase rewards them.
 
 Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.3.
 """

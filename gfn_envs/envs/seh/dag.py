@@ -1,7 +1,7 @@
-"""sEH: build a molecule as a tree of fragments that are joined at their stems, for binding to an enzyme.
+"""sEH: build a molecule that binds to an enzyme, as a tree of fragments that are joined at their stems.
 
-Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.3 (fragments, and the proxy of soluble epoxide hydrolase);
-actions as in Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3.
+Source: the fragments and the proxy of soluble epoxide hydrolase are from Bengio et al. 2021 (arXiv 2106.04399), section
+4.3. The actions are as in Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
 MAX_FRAGMENTS = 9
-"""Most fragments of a tree, as in the published task."""
+"""The largest number of fragments of a tree, as in the published task."""
 
 UNSET = JOINED
-"""The value of an ordered pair of joined fragments whose stem is not chosen; stem s is `UNSET + 1 + s`."""
+"""The value of an ordered pair of joined fragments whose stem is not chosen; a chosen stem s is `UNSET + 1 + s`."""
 
 CHOICES = tuple((UNSET, UNSET + 1 + stem) for stem in range(MAX_STEMS))
 """The value of a pair before and after each of its actions, which choose a stem."""
@@ -45,38 +45,39 @@ REWARD_SCALE = 8.0
 class SEH(MoleculeDAG):
     """A tree of up to `max_fragments` fragments; an edge becomes a bond once the stems at both ends are chosen.
 
-    A stem is an atom of a fragment that may be joined to another fragment, and takes part in one edge at most. A
-    fragment has at most as many edges as stems, so that every end of every edge finds a free one: each state can be
-    completed. Slots are renamed: removing a fragment moves its slot to the end, and clears it; the others keep their
-    order, so that filled slots come first. `canonical` says which states are one tree.
+    A stem is an atom of a fragment that may be joined to another fragment. It takes part in at most one edge. A
+    fragment has at most as many edges as stems, so each end of each edge can get a free stem. So each state can be
+    completed. Slots are renamed: removing a fragment clears its slot and moves it to the end. The other slots keep
+    their order, so filled slots come first. States with equal `canonical` forms are the same tree.
 
-    Terminal trees are not unique molecules: a molecule may be cut into fragments in several ways, and stems that a
-    symmetry of their fragment exchanges (the six atoms of benzene) give equal molecules. As in the literature, each
-    tree counts by itself, so that a molecule is sampled in proportion to `r^beta` times the number of its trees.
+    Several terminal trees can give the same molecule. A molecule may be cut into fragments in several ways. Also, stems
+    that a symmetry of their fragment exchanges (the six atoms of benzene) give equal molecules. As in the literature,
+    each tree counts separately, so a molecule is sampled in proportion to `r^beta` times the number of its trees.
 
-    State: int64 `[B, N + N * N + 1]`, `N = max_fragments`: for each slot its fragment, 0 empty, `1 + f`; for each
-    ordered pair of slots `(i, j)`, row by row, 0 where they are not joined, 1 where they are and the stem of i is not
-    chosen, `2 + s` where stem `s`, 0 to 5, of i is; then the stopped flag.
-    Actions: with `F` fragments, `F i + f` adds fragment `f` in the first empty slot, joined to slot `i`, which has
-    fewer edges than stems (the first fragment: `i = 0`, no edge); `N F + 6 (N i + j) + s` chooses the free stem `s` of
-    i for its edge to j; the last action stops, where all stems are chosen.
-    Backward actions: `i` removes a fragment with one edge, no stem of which is chosen, or the only fragment;
-    `N + N i + j` takes back the choice of i's stem for its edge to j; the last one undoes the stop.
-    Terminal states: stopped; a tree of at least one fragment, all stems of its edges chosen.
-    Reward: `r = clip(proxy / 8, 1e-4, 100)`, `proxy` the published network's prediction of the binding energy
+    State: int64 `[B, N + N * N + 1]`, `N = max_fragments`. First comes the fragment of each slot: 0 empty, `1 + f` for
+    fragment `f`. Then comes the value of each ordered pair of slots `(i, j)`, row by row: 0 if they are not joined, 1
+    if they are joined and the stem of i is not chosen, `2 + s` if stem `s` of i, 0 to 5, is chosen. The stopped flag is
+    last.
+    Actions: with `F` fragments, `F i + f` adds fragment `f` in the first empty slot and joins it to slot `i`, which
+    must have fewer edges than stems. The first fragment has `i = 0` and no edge. `N F + 6 (N i + j) + s` chooses the
+    free stem `s` of i for its edge to j. The last action stops; it is legal once all stems are chosen.
+    Backward actions: `i` removes the only fragment, or a fragment with one edge for which neither stem is chosen.
+    `N + N i + j` takes back the choice of i's stem for its edge to j. The last one undoes the stop.
+    Terminal states: the stopped states. Each is a tree of at least one fragment, with all stems of its edges chosen.
+    Reward: `r = clip(proxy / 8, 1e-4, 100)`, where `proxy` is the published network's prediction of the binding energy
     (`gfn_envs.envs.seh.predict`). `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves
     `log |Aut|` out.
-    Size: with the published fragments 8,200 terminal trees of up to 2 fragments (28,173 states), 1,653,358 of up to 3,
-    1.4e19 of up to 8 and 6.5e21 of up to 9; longest trajectory `3 N - 1` steps.
+    Size: 8,200, 1,653,358, 1.4e19 and 6.5e21 terminal trees of up to 2, 3, 8 and 9 of the published fragments.
+    With up to 2 there are 28,173 states. The longest trajectory has `3 N - 1` steps.
     Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.3; Gritsaev et al. 2025 (arXiv 2410.15474), section 4.3.
 
     Args:
-        max_fragments: most fragments, 1 to 9 (some of the literature: 8).
+        max_fragments: largest number of fragments, 1 to 9 (some of the literature: 8).
         fragments: `"published"`, the 72 fragments of the published task, which are downloaded on first use, or a list
             of fragments `(SMILES, indices of the atoms that are stems)`.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
-            `gfn_envs.envs.molecules.base.MoleculeDAG`; the built-in reward is `"proxy"`, whose weights are downloaded
-            on first use.
+            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in reward is `"proxy"`; its weights are downloaded on
+            first use.
     """
 
     metrics = ("molecules", "correlation")
@@ -102,7 +103,7 @@ class SEH(MoleculeDAG):
         self.fragments = Fragments(blocks_of(fragments))
         self.num_fragments = len(self.fragments.smiles)
         self.lay_out(SlotGraph(slots, self.num_fragments, CHOICES, ordered=True, device=self.device))
-        # Each fragment is added once, each of the n - 1 edges gets two stems, and then comes the stop.
+        # Each of the n fragments is added once, each of the n - 1 edges gets two stems, and then comes the stop.
         self.max_steps = 3 * slots - 1
         # An empty slot has no stems.
         self._num_stems = torch.cat([torch.zeros(1, dtype=torch.int64), self.fragments.num_stems]).to(self.device)
@@ -114,10 +115,10 @@ class SEH(MoleculeDAG):
         slots, pairs, going = self._parts(states)
         places, capacity = self.num_fragments * self.max_fragments, self._num_stems[slots]
         can_grow = (pairs > 0).sum(2) < capacity
-        # Slot 0 is empty in s0 alone: there the first fragment is added to it.
+        # Slot 0 is empty only in s0, where the first fragment is added to it.
         can_grow[:, 0] |= slots[:, 0] == 0
         unset = (pairs == UNSET) & going.unsqueeze(2)
-        # Stem s as bit s: no two edges of a fragment have the same one, so that their sum holds each.
+        # Stem s is bit s. No two edges of a fragment have the same stem, so the sum of their bits holds each of them.
         used = (torch.ones_like(pairs) << pairs >> (UNSET + 1)).sum(2)
         free = (self._stems < capacity.unsqueeze(2)) & ((used.unsqueeze(2) >> self._stems) & 1 == 0)
         mask = torch.empty(len(states), self.num_actions, dtype=torch.bool, device=states.device)
@@ -134,41 +135,43 @@ class SEH(MoleculeDAG):
         return torch.cat([removable & going, chosen.flatten(1) & going, ~going], 1)
 
     def _parts(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return fragments `[B, N]`, ordered pairs `[B, N, N]`, uint8 for speed, and not stopped `[B, 1]`."""
+        """Return fragments `[B, N]`, ordered pairs `[B, N, N]` (uint8 for speed) and not stopped `[B, 1]`."""
         slots, pairs = self.layout.parts(states)
         return slots, pairs.to(torch.uint8), states[:, -1:] == 0
 
     def built_in_rewards(self, states: Tensor) -> Tensor:
-        # What the network says of no atom at all is arbitrary.
+        # The network's prediction for a molecule without atoms is arbitrary.
         predictions = self._scorer(states) * (states[:, 0] > 0)
         return (predictions / REWARD_SCALE).clamp(*REWARD_RANGE)
 
     def log_num_trajectories(self, states: Tensor) -> Tensor:
-        """Return log n(s), float32 `[B]`, the number of orders in which fragments, stems and the stop can come.
+        """Return log n(s), float32 `[B]`; n(s) is the number of orders in which fragments, stems and the stop can come.
 
-        Once the fragment r that comes first is given, a fragment comes after its neighbour towards r, and a stem after
-        the edge it belongs to: a forest, whose orders the hook length formula counts, M! / prod over v of h_r(v). Here
-        M counts all fragments and chosen stems, and h_r(v) those that are v, on v's edge towards r, or beyond v.
+        Let r be the fragment that comes first. Then each fragment comes after its neighbour towards r, and each stem
+        after the edge that it belongs to. This is a forest, and the hook length formula counts its orders:
+        M! / prod over v of h_r(v). Here M is the number of all fragments and chosen stems, and h_r(v) is the number of
+        those that are v, on v's edge towards r, or beyond v.
         """
         slots, pairs = self.layout.parts(states)
         filled, chosen = slots > 0, (pairs > UNSET).double()
         distances = _distances(pairs > 0)
-        # closer[b, w, v, u]: v and u are joined, and w is on the side of v.
+        # closer[b, w, v, u] is True if v and u are joined and w is on the side of v.
         closer = ((distances.unsqueeze(3) < distances.unsqueeze(2)) & (pairs > 0).unsqueeze(1)).double().flatten(2)
         stems = chosen + chosen.transpose(1, 2)
-        # Half of the stems on a side's own edges, summed over it, counts those within it once and the edge's once more.
+        # An edge gives half of its stems to each of its ends. Summed over a side, edges within it count fully, and the
+        # edge that leaves it counts by half. The second term adds the other half.
         weights = filled.double() + stems.sum(2) / 2
         hooks = torch.bmm(weights.unsqueeze(1), closer).squeeze(1) + stems.flatten(1) / 2
-        # Seen from r, the hook at v's edge towards u counts where u is on the side of r, hence transposed.
+        # For the root r, the hook at v's edge towards u counts if u is on the side of r, so the tensor is transposed.
         logs = hooks.clamp(min=1).log().unflatten(1, slots.shape[1:] * 2).transpose(1, 2).flatten(1)
         total = weights.sum(1)
         per_root = -torch.bmm(closer, logs.unsqueeze(2)).squeeze(2).masked_fill(~filled, math.inf)
         return torch.where(total > 0, torch.lgamma(total) + per_root.logsumexp(1), 0).float()
 
     def to_molecules(self, states: Tensor) -> list[Mol]:
-        """Return an RDKit molecule for each of `states [B, d]`; fragments lie apart while a stem is not chosen.
+        """Return an RDKit molecule for each of `states [B, d]`; an edge is a bond only if both its stems are chosen.
 
-        Its atoms are in the order of the slots, and in a fragment in that of its SMILES.
+        The atoms are in the order of the slots, and within a fragment in the order of its SMILES.
         """
         parts, stems = self.fragments.molecules, self.fragments.stems.tolist()
         molecules = []
@@ -180,7 +183,7 @@ class SEH(MoleculeDAG):
         return molecules
 
     def to_texts(self, states: Tensor) -> list[str]:
-        """Return terminal `states [B, d]` as texts: fragments, then the joins of slots and stems, `3 14 0.1-1.0`."""
+        """Return terminal `states [B, d]` as texts such as `3 14 0.1-1.0`: fragments, then joins as `slot.stem`."""
         texts = []
         for row, chosen in zip(*(x.tolist() for x in self.layout.parts(states)), strict=True):
             joins = [
@@ -193,7 +196,7 @@ class SEH(MoleculeDAG):
         return texts
 
     def from_texts(self, texts: Iterable[str]) -> Tensor:
-        """Return the terminal states `[B, d]` of those of `texts`, as from `to_texts`, that have room for them.
+        """Return terminal states `[B, d]` of the `texts` (from `to_texts`) with at most `max_fragments` fragments.
 
         Raises `ValueError` for a text that joins fragments which it does not name.
         """
@@ -215,7 +218,7 @@ class SEH(MoleculeDAG):
     def complete(self, states: Tensor, sizes: Tensor, generator: Generator) -> Tensor:
         """Return terminal states `[B, d]` reached from `states [B, d]` by random legal actions.
 
-        Fragments are added up to `sizes [B]`, or fewer where all stems are in use; it stops where it can add none.
+        Fragments are added until a tree has `sizes [B]` of them or all its stems are in use. Then the walk stops.
         """
         places = self.num_fragments * self.max_fragments
         for _ in range(self.max_steps):
@@ -229,9 +232,10 @@ class SEH(MoleculeDAG):
         return states
 
     def test_states(self) -> Tensor:
-        """Return the fixed set of terminal states `[n, d]` that fit: trees spread over the range of rewards.
+        """Return the terminal states `[n, d]` of the fixed test set that fit: trees spread over the range of rewards.
 
-        For fragments of one's own, whose rewards are not known, random trees of all sizes, 1,000 with their copies.
+        The rewards of the user's own fragments are not known. For them this returns 1,000 random trees of all sizes,
+        which may contain duplicates.
         """
         if self.published:
             with TEST_SET.open(newline="") as file:
@@ -240,7 +244,7 @@ class SEH(MoleculeDAG):
         return self.complete(self.reset(len(sizes)), sizes, Generator(self.device).manual_seed(0))
 
     def graph_view(self) -> GraphView:
-        """Return how the state reads as a graph: a node's features are its fragment and 1 + its stems without edge."""
+        """Return the state's layout as a graph: a node's features are its fragment and 1 + its stems less its edges."""
         return self.layout.view(node_values=(self.num_fragments + 1, MAX_STEMS + 2), whole_values=(2,))
 
     def graph(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,7 +255,7 @@ class SEH(MoleculeDAG):
 
 
 def _distances(joined: Tensor) -> Tensor:
-    """Return the lengths of paths in trees of which nodes are `joined`, bool `[B, N, N]`; N - 1 where there is none."""
+    """Return path lengths in trees with edges `joined`, bool `[B, N, N]`; N - 1 if there is no path."""
     slots = joined.shape[1]
     steps = joined.float() + torch.eye(slots, device=joined.device)
     reached = torch.eye(slots, device=joined.device).expand_as(steps)

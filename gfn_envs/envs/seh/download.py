@@ -73,8 +73,8 @@ def cache() -> Path:
 def fetch(file: RemoteFile) -> Path:
     """Return the path of `file` in the cache, downloading it where it is missing.
 
-    Raises `FileNotFoundError` where it is missing and cannot be downloaded, and `BadFileError` where the contents are
-    not the published ones; the bad file is then renamed to `*.bad`.
+    Raises `FileNotFoundError` if it is missing and cannot be downloaded, and `BadFileError` if its contents are not the
+    published ones. The bad file is then renamed to `*.bad`.
     """
     path = cache() / file.name
     if not path.is_file():
@@ -86,15 +86,15 @@ def fetch(file: RemoteFile) -> Path:
 def read_weights() -> dict[str, Tensor]:
     """Return the published weights of the proxy by the names of `proxy.SHAPES`, float32.
 
-    The published pickle is read once, by `read_arrays`; a safetensors file beside it serves from then on. Raises as
-    `fetch` does.
+    `read_arrays` reads the published pickle once. Later calls read a safetensors file beside it. Raises the errors of
+    `fetch`.
     """
     path = cache() / TENSORS
     if path.is_file():
         return _read_tensors(path)
     arrays = read_arrays(gzip.decompress(fetch(WEIGHTS).read_bytes()))
     weights = {name: torch.from_numpy(array) for name, array in zip(SHAPES, arrays, strict=True)}
-    # The weights serve without the file as well, in a cache that may not be written to.
+    # If the cache cannot be written to, the weights are returned without the file.
     with contextlib.suppress(OSError), _aside(path) as part:
         part.write_bytes(safetensors.torch.save(weights))
         part.replace(path)
@@ -171,7 +171,7 @@ def _download(file: RemoteFile, path: Path) -> None:
 
 @contextlib.contextmanager
 def _aside(path: Path) -> Iterator[Path]:
-    """Give the path of an unfinished file beside `path`, of no other process, and remove it if it is still there."""
+    """Yield a path beside `path` for an unfinished file of this process alone; remove that file if it remains."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:

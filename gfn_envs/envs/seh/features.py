@@ -1,4 +1,4 @@
-"""Atom features of the sEH proxy by RDKit, and predictions for anybody's molecules.
+"""Atom features of the sEH proxy, computed by RDKit, and predictions for any molecules.
 
 Source: Bengio et al. 2021 (arXiv 2106.04399), appendix on the molecule task (features of the proxy).
 """
@@ -82,8 +82,8 @@ def pad_bonds(rows: Sequence[Sequence[Sequence[tuple[int, int]]]], length: int) 
 def predict(smiles: str | Sequence[str], device: str | torch.device = "cpu") -> Tensor:
     """Return the proxy's raw predictions for molecules, float32 `[n]` on the CPU; `[1]` for a single SMILES.
 
-    A reward of 1 is a prediction of 8. Raises `ValueError` naming the SMILES that is no molecule or that the proxy
-    cannot read, and as `download.fetch` does.
+    A reward of 1 is a prediction of 8. Raises `ValueError` with the SMILES if it is no molecule or the proxy cannot
+    read it. Also raises the errors of `download.fetch`.
     """
     parsed = [_parse(text) for text in listed([smiles] if isinstance(smiles, str) else smiles)]
     proxy = load_proxy(torch.device(device))
@@ -99,7 +99,7 @@ def predict(smiles: str | Sequence[str], device: str | torch.device = "cpu") -> 
 
 @cache
 def load_proxy(device: torch.device) -> Proxy:
-    """Return the proxy with the published weights, made once a device; raises as `download.fetch` does."""
+    """Return the proxy with the published weights, built once per device; raises the errors of `download.fetch`."""
     return Proxy(read_weights()).to(device)
 
 

@@ -1,4 +1,4 @@
-"""The 72 fragments of the sEH task, how they are joined, and a table of the atom features that come of it.
+"""The 72 fragments of the sEH task, how they are joined, and a table of the resulting atom features.
 
 Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.3 (the building blocks); their list: GFNOrg/gflownet (MIT).
 """
@@ -45,7 +45,8 @@ class Block:
 def published_blocks() -> tuple[Block, ...]:
     """Return the 72 fragments, sorted by SMILES, with their 127 stems; raises as `download.fetch` does.
 
-    The published list has 105 entries, a fragment and the order of its stems; entries of a fragment are one here.
+    Each of the 105 entries of the published list is a fragment and an order of its stems. Here the entries of one
+    fragment are merged.
     """
     table = json.loads(fetch(BLOCKS).read_text())
     stems: dict[str, set[int]] = {}
@@ -59,7 +60,7 @@ SETS = {"published": published_blocks}
 
 
 def blocks_of(fragments: str | Sequence[tuple[str, Sequence[int]]]) -> Sequence[Block]:
-    """Return the fragments of a named set, or the user's, or raise `ValueError` naming the one that is none."""
+    """Return the fragments of a named set or the user's own; raise `ValueError` that names a bad fragment."""
     if isinstance(fragments, str):
         return choose("fragments", fragments, SETS)()
     if not isinstance(fragments, Sequence):
@@ -118,10 +119,10 @@ def assemble(parts: Sequence[Mol], joins: Sequence[tuple[int, int, int, int]]) -
 
 
 class Fragments:
-    """Fragments as tensors, so that the graph of a molecule made of them follows without RDKit.
+    """Fragments as tensors, from which the graph of a molecule can be computed without RDKit.
 
-    The features of an atom depend on its fragment and on what its own stem is joined to, `FREE`, `JOINED` or
-    `CONJUGATED`, alone. F fragments of up to M atoms, of which each has up to D neighbours in its fragment:
+    The features of an atom depend only on its fragment and on what its own stem is joined to: `FREE`, `JOINED` or
+    `CONJUGATED`. There are F fragments of up to M atoms, and each atom has up to D neighbours in its fragment:
 
         smiles, molecules       of each fragment
         num_atoms [F]           number of atoms

@@ -48,11 +48,12 @@ SHAPES: dict[str, tuple[int, ...]] = {
 class Proxy(nn.Module):
     """Predict the binding energy of molecules; higher is better, and a reward of 1 is a prediction of 8.
 
-    Twelve rounds: each atom takes the mean over its neighbours of `x_neighbour W_bond`, adds `x W_root + b`, and feeds
-    the leaky ReLU of it to a GRU. Three steps of Set2Set then read the molecule, and a linear layer predicts.
+    There are twelve rounds. In each, an atom takes the mean over its neighbours of `x_neighbour W_bond`, adds
+    `x W_root + b`, and feeds the leaky ReLU of the sum to a GRU. Then three steps of Set2Set read the molecule, and a
+    linear layer predicts.
 
-    The published edge network makes `W_bond` of a bond's features. Bonds are one-hot, hence it has one value a bond
-    type, computed here once.
+    The published edge network computes `W_bond` from a bond's features. These are one-hot, so `W_bond` has one value
+    for each bond type, which is computed once here.
 
     Args:
         weights: the published arrays by the names of `SHAPES`.
@@ -91,9 +92,9 @@ class Proxy(nn.Module):
 
         Args:
             features: float32 `[B, A, 71]`, see `gfn_envs.envs.seh.features`.
-            neighbours: int64 `[B, A, D]`, the index in the molecule of each atom's neighbours; any where no bond is.
-            bonds: int64 `[B, A, D]`, 0 where no bond is, or 1 .. 4; each bond is listed at both its atoms.
-            sizes: int64 `[B]`, the number of atoms; those after it are padding, and no bond leads there.
+            neighbours: int64 `[B, A, D]`, the index in the molecule of each atom's neighbours; any index if no bond.
+            bonds: int64 `[B, A, D]`, 0 for no bond, or 1 .. 4; each bond is listed at both its atoms.
+            sizes: int64 `[B]`, the number of atoms; later rows are padding, and no bond leads to them.
         """
         batch, length = features.shape[:2]
         # Row of each neighbour's message in the table of all messages [B * A * 4], and its weight in the mean.
@@ -129,12 +130,12 @@ class Proxy(nn.Module):
             cell = keep.sigmoid() * cell + take.sigmoid() * new.tanh()
             query = out.sigmoid() * cell.tanh()
             scores = torch.bmm(x, query.unsqueeze(2)).squeeze(2)
-            # Large and finite, and zeros after it: from an empty molecule nothing is read, whatever its padding.
+            # The mask is large but finite, and zeros follow it, so an empty molecule reads nothing from its padding.
             attention = scores.masked_fill(padding, -1e9).softmax(1).masked_fill(padding, 0)
             read = torch.cat([query, torch.bmm(attention.unsqueeze(1), x).squeeze(1)], 1)
         return F.linear(read, self.last, self.last_bias).squeeze(1)
 
 
 def _buffer(values: Tensor) -> nn.Buffer:
-    """Return values that follow the module to a device, and that nothing trains."""
+    """Return a buffer: values that move with the module to a device and are not trained."""
     return nn.Buffer(values.contiguous(), persistent=False)

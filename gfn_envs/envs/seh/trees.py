@@ -1,4 +1,4 @@
-"""Predictions of the sEH proxy for batches of fragment trees, as tensors from end to end.
+"""Predictions of the sEH proxy for batches of fragment trees, computed with tensors only.
 
 Source: Bengio et al. 2021 (arXiv 2106.04399), section 4.3 (molecules as trees of fragments).
 """
@@ -19,9 +19,10 @@ _WIDE_CHUNK = 2048  # trees whose atoms other devices hold, padded to the larges
 class TreeScorer(nn.Module):
     """The proxy's predictions for trees of up to N fragments.
 
-    A batch of trees is int64 `[B, N + N * N + 1]`: the fragments `t[i]` (0 none, `f + 1`), which come first; then
-    `c[i, j]` row by row: 0 where i and j are not joined, 1 where they are and the stem of i is not chosen, `2 + s`
-    where stem `s` of i points to j; then a component that is not read. An edge is a bond once both its stems are set.
+    A batch of trees is int64 `[B, N + N * N + 1]`. First come the fragments `t[i]`: 0 for none, `f + 1` for fragment
+    `f`. Then comes `c[i, j]` row by row: 0 if i and j are not joined, 1 if they are joined and the stem of i is not
+    chosen, `2 + s` if stem `s` of i points to j. The last component is not read. An edge is a bond once both its stems
+    are set.
 
     Args:
         proxy: the network.
@@ -47,7 +48,7 @@ class TreeScorer(nn.Module):
         if trees.device.type != "cpu":
             longest = self.max_fragments * self._max_atoms
             return torch.cat([self._score(part, longest) for part in trees.split(_WIDE_CHUNK)])
-        # Trees of about equal size together leave little padding. The CPU has nobody to wait for.
+        # Trees of about equal size in one chunk need little padding. On a CPU, reading the sizes costs no wait.
         sizes = self._sizes(trees).sum(1)
         order = sizes.argsort()
         predictions = torch.zeros(len(trees))
@@ -58,7 +59,7 @@ class TreeScorer(nn.Module):
     def graph(self, trees: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return `features, neighbours, bonds, sizes` of molecules of up to `length` atoms, as `Proxy.forward` reads.
 
-        Atoms are in the order of the fragments, and in a fragment of its SMILES.
+        Atoms are in the order of the fragments, and within a fragment in the order of its SMILES.
         """
         sizes = self._sizes(trees)
         ends = sizes.cumsum(1)
@@ -74,7 +75,7 @@ class TreeScorer(nn.Module):
         features = self._features[atoms * 3 + codes]
         neighbours = torch.cat([self._neighbours[atoms] + starts.unsqueeze(2), far.unsqueeze(2)], 2)
         bonds = torch.cat([self._bonds[atoms], (codes != FREE).long().unsqueeze(2)], 2)
-        # Padding has neighbours out of range, and nobody reads what it hears from them.
+        # Padding can have neighbours out of range. They are clamped, and their messages are never read.
         return features, neighbours.clamp(max=length - 1), bonds, ends[:, -1]
 
     def _score(self, trees: Tensor, length: int) -> Tensor:
@@ -86,9 +87,9 @@ class TreeScorer(nn.Module):
         return self._num_atoms[(fragments - 1).clamp(min=0)] * (fragments > 0)
 
     def _joins(self, trees: Tensor, fragments: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what each stem is joined to, its code and its atom in the molecule, both `[B, N * 7]`.
+        """Return the code of each stem and the atom in the molecule that it is joined to, both `[B, N * 7]`.
 
-        The seventh of a fragment's stems stands for atoms that are no stem: it is `FREE`.
+        The seventh stem of a fragment stands for atoms that are no stem. Its code is `FREE`.
         """
         n = self.max_fragments
         pairs = trees[:, n : n + n * n].view(-1, n, n)

@@ -1,10 +1,10 @@
 """Make the two tables of QM9 that come with the package: `python -m gfn_envs.envs.qm9.make.make_data`.
 
-`test_set.csv`: 1,000 molecules of the gap network's test set, on which it was not trained: the 100 of smallest gap,
-which have the highest rewards, and 900 of the others, evenly spread by rank. Columns: index in QM9, SMILES, gap in
-Hartree, and state as `gfn_envs.envs.qm9.encoding.encode` writes it. `known.safetensors`: the sorted keys
-(`QM9.graph_keys`) of all the molecules of QM9 that the environment can build. Equal inputs give equal files, bit for
-bit.
+`test_set.csv` holds 1,000 molecules of the gap network's test set, on which the network was not trained. These are the
+100 molecules of smallest gap, which have the highest rewards, and 900 of the others, evenly spread by rank. The columns
+are the index in QM9, the SMILES, the gap in Hartree, and the state as `gfn_envs.envs.qm9.encoding.encode` writes it.
+`known.safetensors` holds the sorted keys (`QM9.graph_keys`) of all molecules of QM9 that the environment can build.
+Equal inputs give equal files, bit for bit.
 
 Source: Ramakrishnan et al. 2014 (doi 10.1038/sdata.2014.22), through the package qm9pack.
 """
@@ -34,7 +34,7 @@ class Settings:
     """Make the test set and the keys of QM9's molecules from the package qm9pack."""
 
     folder: Path = TEST_SET.parent
-    """Where to write test_set.csv and known.safetensors, by default into the package."""
+    """Folder in which to write test_set.csv and known.safetensors, by default the one in the package."""
 
 
 def chosen(molecules: Molecules) -> Tensor:

@@ -1,12 +1,12 @@
 """Train the network that predicts HOMO-LUMO gaps, on QM9: `python -m gfn_envs.envs.qm9.make.train_gap --help`.
 
-Data: the 130,831 molecules of the package qm9pack, in the order of its tables, less those with charged atoms (580) and
-those whose graph came before (86). Split of the n = 130,165 that are left: with p = numpy's
-`RandomState(0).permutation(n)`, the first n // 13 = 10,012 rows of p are the test set, the next n // 26 = 5,006 the
-validation set, the others the training set, whatever `--seed` says. The test set is used once, at the end.
+The data are the 130,831 molecules of the package qm9pack, in the order of its tables. Molecules with charged atoms
+(580) and repeated graphs (86) are left out, so n = 130,165 remain. Let p be numpy's `RandomState(0).permutation(n)`.
+The first n // 13 = 10,012 rows of p are the test set, the next n // 26 = 5,006 are the validation set, and the others
+are the training set. This split does not depend on `--seed`. The test set is used once, at the end.
 
-Source: Ramakrishnan et al. 2014 (doi 10.1038/sdata.2014.22), the data; Smith and Topin 2017 (arXiv 1708.07120), the
-one-cycle learning rate.
+Source: the data are from Ramakrishnan et al. 2014 (doi 10.1038/sdata.2014.22), the one-cycle learning rate is from
+Smith and Topin 2017 (arXiv 1708.07120).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gfn_envs.errors import integer_at_least
 EV_PER_HARTREE = 27.211386
 SPLIT_SEED = 0
 TOP = 0.01
-"""Share of the test set, the smallest gaps and hence highest rewards, whose error is reported on its own."""
+"""Share of the test set with the smallest gaps, and so the highest rewards; its error is reported separately."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Settings:
     """Train the gap network on QM9, on the CPU, and write its weights and the errors it reached to one file."""
 
     epochs: int = 30
-    """Passes over the training set; one takes about half a minute on a free core."""
+    """Number of passes over the training set; one takes about half a minute on a free core."""
     batch_size: int = 256
-    """Molecules an update."""
+    """Number of molecules per update."""
     learning_rate: float = 2e-3
     """Highest learning rate of the cycle."""
     weight_decay: float = 1e-2
     """Weight decay of AdamW."""
     seed: int = 0
-    """Seed of the first weights and of the order of the molecules; the split does not depend on it."""
+    """Seed of the initial weights and of the order of the molecules; the split does not depend on it."""
     threads: int = 1
-    """Threads of torch; equal seeds give equal weights for equal numbers of threads."""
+    """Number of torch threads; equal seeds and equal numbers of threads give equal weights."""
     out: Path = WEIGHTS
     """File to write, by default the one in the package."""
 
@@ -82,7 +82,7 @@ class Molecules:
 
 
 def qm9pack_folder() -> Path:
-    """Return where the tables of qm9pack are, without importing it, which would need pandas."""
+    """Return the folder of qm9pack's tables; the package is not imported, because that would need pandas."""
     spec = importlib.util.find_spec("qm9pack")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -101,7 +101,7 @@ def table_rows(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def read_molecules(folder: Path) -> Molecules:
-    """Read the distinct molecules that a state can hold from the tables in `folder`."""
+    """Read from the tables in `folder` the distinct molecules that a state can hold."""
     chem = require_rdkit()
     index, smiles, states, orbitals, seen = [], [], [], [], set()
     for row in tqdm(table_rows(folder), desc="reading QM9", unit=" molecules"):
@@ -144,8 +144,8 @@ def errors(network: GapNetwork, molecules: Molecules, rows: Tensor) -> Tensor:
 def train(molecules: Molecules, settings: Settings) -> GapNetwork:
     """Return a network trained on the training set of `molecules`.
 
-    The loss is the mean absolute error of the gap and, half as heavy, those of the two orbitals, in units of their
-    spread. Matrix products are in bfloat16, which is several times faster where the CPU has instructions for it.
+    The loss is the mean absolute error of the gap plus half the mean absolute error of the two orbitals, in units of
+    their spread. Matrix products are in bfloat16, which is several times faster if the CPU has instructions for it.
     """
     torch.manual_seed(settings.seed)
     training, validation, _ = split(len(molecules.index))
@@ -207,12 +207,15 @@ def main(settings: Settings) -> str:
 
 
 def write(network: GapNetwork, settings: Settings, mean_errors: dict[str, float]) -> str:
-    """Write the weights, with settings and errors as metadata, to `settings.out` at once; return their sha256."""
+    """Write the weights to `settings.out`, with settings and errors as metadata; return the file's sha256.
+
+    The file is replaced in one step.
+    """
     metadata = {
         "settings": {name: value for name, value in asdict(settings).items() if name != "out"},
         "mean absolute error in eV": mean_errors,
     }
-    # One entry: safetensors writes several in no fixed order.
+    # The metadata are one entry, because safetensors writes several entries in no fixed order.
     content = save(network.state_dict(), {"gap": json.dumps(metadata)})
     part = settings.out.with_name(settings.out.name + ".part")
     part.write_bytes(content)

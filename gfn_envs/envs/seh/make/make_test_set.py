@@ -2,8 +2,8 @@
 
     python -m gfn_envs.envs.seh.make.make_test_set
 
-Random trees have low rewards. Markov chains at several temperatures, which undo some steps of a tree and complete it
-again, reach the others. With the same seed, torch, processor and RDKit the file comes out the same.
+Random trees have low rewards. Markov chains at several temperatures reach the higher rewards; they undo some steps of a
+tree and complete it again. The same seed, torch, processor and RDKit give the same file.
 Source: the Metropolis rule, Metropolis et al. 1953 (doi 10.1063/1.1699114).
 """
 
@@ -20,13 +20,13 @@ SEED = 0
 SIZE = 1000
 CHAINS, ROUNDS = 288, 500
 TEMPERATURES = (0.003, 0.01, 0.03, 0.1)
-"""Temperatures, in units of r: a chain accepts a tree that is worse by as much once in e times."""
+"""Temperatures, in units of r: a chain accepts a tree that is worse by its temperature with probability 1/e."""
 MOST_UNDONE = 12
-"""A chain undoes 1 to this many steps, rather few than many."""
+"""A chain undoes 1 to this many steps, more often few than many."""
 STRATUM = 0.05
 """Width in r of the strata that get equal numbers of trees."""
 LEAST = 0.1
-"""Least r: below, log r falls so steeply that few trees would decide a correlation with log R."""
+"""Least r: below it log r falls so steeply that a few trees would dominate a correlation with log R."""
 
 
 def undone(dag: SEH, states: Tensor, counts: Tensor, generator: Generator) -> Tensor:
@@ -60,7 +60,7 @@ def visited(dag: SEH, generator: Generator) -> tuple[Tensor, Tensor]:
 
 
 def spread(rewards: Tensor, generator: Generator) -> list[int]:
-    """Return the rows of `rewards [n]` in an order whose beginning has as many of each stratum as there are."""
+    """Return the rows of `rewards [n]` in an order that takes equally many from each stratum while they last."""
     order = torch.randperm(len(rewards), generator=generator)
     met: dict[int, int] = {}
     ranked = []
