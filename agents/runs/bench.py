@@ -18,8 +18,9 @@ import tyro
 
 import gfn_envs
 from agents.build import build_trainer
-from agents.config import usual, with_values
+from agents.config import json_object, usual, with_values
 from agents.sampling.rollout import rollout
+from gfn_envs.dag import DAG
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Options:
     """Where the DAG and the networks live."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     preset: str = "default"
     """Named defaults of the training: default, or paper."""
     batch_size: int = 0
@@ -44,6 +47,14 @@ class Options:
     """Agents and backward policies to train, each as AGENT-BACKWARD."""
     warm_up: int = 50
     """Iterations of training before the measurement."""
+
+    def keywords(self) -> dict[str, Any]:
+        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
+        return json_object("--env-kwargs", self.env_kwargs)
+
+    def dag(self) -> DAG:
+        """Return the environment."""
+        return gfn_envs.make(self.env, device=self.device, **self.keywords())
 
 
 def per_second(work: Callable[[], float], options: Options) -> list[float]:
@@ -65,12 +76,13 @@ def training(agent: str, backward: str, options: Options) -> None:
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
         "device": options.device,
+        "env_kwargs": options.env_kwargs,
         "learning_starts": 0,
     }
     if options.batch_size:
         values["batch_size"] = options.batch_size
     settings = with_values(usual(options.env, agent, backward, preset=options.preset), values)
-    trainer = build_trainer(settings, gfn_envs.make(options.env, device=options.device))
+    trainer = build_trainer(settings, options.dag())
     for _ in range(options.warm_up):
         trainer.step()
     steps = iterations = 0
@@ -93,22 +105,30 @@ def training(agent: str, backward: str, options: Options) -> None:
 
 
 def random_rollouts(num_envs: int, options: Options) -> None:
-    """Print useful steps per second of the uniformly random policy."""
-    dag = gfn_envs.make(options.env, device=options.device)
+    """Print useful steps of the uniformly random policy per second, and per second of CPU time."""
+    dag = options.dag()
     logits = torch.zeros(1, dag.num_actions, device=dag.device)
     generator = torch.Generator(dag.device).manual_seed(0)
 
-    def walk() -> float:
-        return float(rollout(dag, lambda states: logits, dag.reset(num_envs), generator).lengths.sum())
+    done = 0.0
 
-    print(f"random rollouts, {num_envs:6} environments: {statistics.median(per_second(walk, options)):12,.0f} steps/s")
+    def walk() -> float:
+        nonlocal done
+        steps = float(rollout(dag, lambda states: logits, dag.reset(num_envs), generator).lengths.sum())
+        done += steps
+        return steps
+
+    started = time.process_time()
+    rate = statistics.median(per_second(walk, options))
+    of_cpu = done / (time.process_time() - started)
+    print(f"random rollouts, {num_envs:6} environments: {rate:12,.0f} steps/s, {of_cpu:12,.0f} a second of CPU time")
 
 
 def vector_environment(num_envs: int, options: Options) -> None:
     """Print steps per second of the native vector environment, and its ratio to the synchronous one."""
     rates = {}
     for mode in ("vector_entry_point", "sync"):
-        envs = gymnasium.make_vec(options.env, num_envs=num_envs, vectorization_mode=mode)
+        envs = gymnasium.make_vec(options.env, num_envs=num_envs, vectorization_mode=mode, **options.keywords())
         _, info = envs.reset(seed=0)
         rng = np.random.default_rng(0)
 
@@ -132,7 +152,7 @@ def main(options: Options) -> None:
     for pair in options.pairs:
         agent, _, backward = pair.partition("-")
         training(agent, backward, options)
-    for num_envs in (16, 1024, 16_384):
+    for num_envs in (16, 1024, 4096, 16_384):
         random_rollouts(num_envs, options)
     vector_environment(1024, options)
 
