@@ -214,6 +214,8 @@ def test_the_picture_shows_spins_and_crosses_bonds_that_are_not_satisfied(bonds:
         ({"bonds": np.ones((4, 4))}, r"bonds must have shape \[2, 4, 4\] \(right, then below\), got \[4, 4\]"),
         ({"bonds": np.full((2, 4, 4), math.inf)}, "bonds must be finite numbers, got inf"),
         ({"bonds": [[1, 2], [3]]}, r"bonds must be numbers of shape \[2, 4, 4\]"),
+        ({"seed": 3}, "seed 3 has no effect: bonds 'ferromagnet' are not random"),
+        ({"seed": 3, "bonds": np.ones((2, 4, 4))}, "seed 3 has no effect with bonds of your own"),
         ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
     ],
 )

@@ -24,6 +24,9 @@ from gfn_envs.views import TokenView
 FACTORS = "factors"
 """Name of the built-in reward."""
 
+NUM_VARIABLES = 6
+"""Variables of a named graph, unless another number is given."""
+
 MOST_ENTRIES = 2**24
 """Tables of exact sums are not made larger than this."""
 
@@ -71,7 +74,7 @@ class FactorGraph(DAG):
     def __init__(
         self,
         factors: str | Given = "chain",
-        variables: int = 6,
+        variables: int = NUM_VARIABLES,
         values: int | None = None,
         seed: int = 0,
         reward: str | Callable[..., Any] = FACTORS,
@@ -85,6 +88,8 @@ class FactorGraph(DAG):
                 "values", (2 if factors == "factor_graph2" else 4) if values is None else values, 2
             )
             made = generate(variables, values, np.random.default_rng(integer_at_least("seed", seed, 0)))
+        elif (variables, values, seed) != (NUM_VARIABLES, None, 0):
+            raise ValueError("variables, values and seed belong to named graphs: factors of your own say how many.")
         else:
             made = factors
         self.factors = checked_factors(made)

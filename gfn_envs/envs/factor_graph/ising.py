@@ -21,8 +21,11 @@ from gfn_envs.errors import choose, integer_at_least
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FERROMAGNET = "ferromagnet"
+"""Name of the bonds that are all 1."""
+
 BONDS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
-    "ferromagnet": lambda side, random: np.ones((2, side, side)),
+    FERROMAGNET: lambda side, random: np.ones((2, side, side)),
     "random_signs": lambda side, random: random.choice([-1.0, 1.0], size=(2, side, side)),
     "gaussian": lambda side, random: random.standard_normal((2, side, side)),
 }
@@ -59,7 +62,7 @@ class Ising(FactorGraph):
         self,
         side: int = 4,
         coupling: float = 0.44,
-        bonds: str | Sequence[Any] | np.ndarray | Tensor = "ferromagnet",
+        bonds: str | Sequence[Any] | np.ndarray | Tensor = FERROMAGNET,
         seed: int = 0,
         reward: str | Callable[..., Any] = FACTORS,
         device: str | torch.device = "cpu",
@@ -129,7 +132,12 @@ class Ising(FactorGraph):
 def _checked_bonds(bonds: Any, side: int, seed: int) -> np.ndarray:
     """Return bonds by name or of the user's own as float64 `[2, side, side]`, or raise `ValueError`."""
     if isinstance(bonds, str):
-        return choose("bonds", bonds, BONDS)(side, np.random.default_rng(seed))
+        draw = choose("bonds", bonds, BONDS)
+        if seed and bonds == FERROMAGNET:
+            raise ValueError(f"seed {seed} has no effect: bonds {FERROMAGNET!r} are not random.")
+        return draw(side, np.random.default_rng(seed))
+    if seed:
+        raise ValueError(f"seed {seed} has no effect with bonds of your own.")
     try:
         given = np.array(bonds.tolist() if isinstance(bonds, Tensor) else bonds, dtype=np.float64)
     except (TypeError, ValueError) as error:
