@@ -160,7 +160,8 @@ def test_a_hand_written_forest() -> None:
 
 
 def test_it_can_what_it_says() -> None:
-    for ability in (abilities.CountsTrajectories, abilities.HasPotential, abilities.SlotStates, abilities.Phylogenies):
+    has = ("CountsTrajectories", "HasPotential", "HasTestSet", "SlotStates", "Phylogenies")
+    for ability in (getattr(abilities, name) for name in has):
         assert isinstance(PhyloTree(), ability)
 
 
@@ -390,6 +391,8 @@ def test_taxa_may_be_named_and_then_have_slots_in_that_order() -> None:
         ({"constant": "beste"}, "Unknown constant 'beste'. Known, closest first: best, "),
         ({"constant": "best"}, "constant 'best' is known for all taxa of DS1 to DS8 only"),
         ({"constant": math.inf}, "constant must be a finite number or a name, got inf"),
+        ({"scale": 2, "reward": len}, "constant and scale belong to the reward parsimony: .* of your own, len"),
+        ({"constant": 0, "reward": len}, "constant and scale belong to the reward parsimony"),
         ({"scale": 0}, "scale must be a positive, finite number, got 0"),
         ({"scale": math.nan}, "scale must be a positive, finite number, got nan"),
         ({"reward": "fitch"}, "Unknown reward 'fitch'. Known, closest first: "),
@@ -399,6 +402,18 @@ def test_taxa_may_be_named_and_then_have_slots_in_that_order() -> None:
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PhyloTree(**arguments)
+
+
+def test_the_test_set_reaches_from_a_good_tree_to_random_ones() -> None:
+    dag = PhyloTree("DS4")
+    trees, mutations = dag.test_states(), dag.mutations(dag.test_states())
+    assert torch.equal(trees[:1], dag.stepwise_tree())
+    assert len(trees.unique(dim=0)) == len(trees) > 100
+    of_random = dag.mutations(_random_states(dag, 50)[-50:])
+    assert float(mutations[:20].mean()) < dag.stepwise_mutations + 0.1 * float(of_random.mean() - mutations[0])
+    assert float(mutations[-4:].mean()) == pytest.approx(float(of_random.mean()), rel=0.05)
+    assert not torch.equal(trees, dag.test_states(seed=1))
+    assert len(PhyloTree(taxa=3).test_states()) <= 3
 
 
 # --- Text, picture, features ----------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,8 +32,14 @@ PARSIMONY = "parsimony"
 PUBLISHED: dict[int, int] = dict(zip(range(1, 9), (5800, 8000, 8800, 3500, 2300, 2300, 12500, 2800), strict=True))
 """Constants C of the literature, for all taxa of DS1 .. DS8."""
 
+SCALE = 4.0
+"""Mutations that cost one in log R, as published."""
+
 BEST: dict[int, int] = dict(zip(range(1, 9), (4026, 6223, 6659, 2424, 1493, 880, 7155, 1463), strict=True))
 """Fewest mutations known, for all taxa of DS1 .. DS8: those of DS1 to DS3 are PAUP*'s, the others a short search's."""
+
+TEST_TREES = 128
+"""Trees of the test set, unless there are fewer."""
 
 _NAMED: dict[str, dict[int, int]] = {"published": PUBLISHED, "best": BEST}
 
@@ -69,14 +77,14 @@ class PhyloTree(DAG):
         device: where its tensors live.
     """
 
-    metrics = ("phylo",)
+    metrics = ("phylo", "correlation")
 
     def __init__(
         self,
         dataset: str | os.PathLike[str] | Mapping[str, str] | None = None,
         taxa: int | Sequence[str] | None = None,
         constant: float | str = "stepwise",
-        scale: float = 4.0,
+        scale: float = SCALE,
         reward: str | Callable[..., Any] = PARSIMONY,
         reward_input: str = "newick",
         device: str | torch.device = "cpu",
@@ -98,6 +106,11 @@ class PhyloTree(DAG):
         self.constant = self._checked_constant(constant, alignment)
         texts = choose("reward_input", reward_input, {"newick": self.to_newick, "states": None})
         self.own_reward = own_reward(self, reward, [PARSIMONY], texts, "trees")
+        if self.own_reward and (constant != "stepwise" or scale != SCALE):
+            raise ValueError(
+                f"constant and scale belong to the reward {PARSIMONY}: they cannot be given together with a reward of "
+                f"your own, {self.own_reward.name}."
+            )
         self.nvec = tuple(1 + slot * (n - 1) for slot in range(1, n))
         self.num_actions, self.num_backward_actions, self.max_steps = n * (n - 1) // 2, n - 1, n - 1
         self._stepwise = self._state_of(stepwise)
@@ -107,6 +120,10 @@ class PhyloTree(DAG):
         numbers[*torch.triu_indices(n, n, 1)] = torch.arange(self.num_actions)
         self._pair_number = numbers.flatten().to(self.device)
         self._own = torch.arange(n, device=self.device)
+        self._prepare_features(sets, counts)
+
+    def _prepare_features(self, sets: np.ndarray, counts: np.ndarray) -> None:
+        """Note how much each pattern weighs in the features of slots, and which states it has."""
         self._weights = torch.from_numpy((counts / max(1, counts.sum())) ** 0.5).float().to(self.device)
         # Patterns come in order of their number of states, so that those with a state of this number are the first.
         most = sets.max(0, initial=0)
@@ -191,9 +208,9 @@ class PhyloTree(DAG):
         Source: the hook length formula for forests, Knuth 1973, The Art of Computer Programming 3, section 5.1.4.
         """
         joined, into = states > 0, self._into(states)
-        leaves = self._leaves(states)[:, 1:].double()
+        leaves = self._leaves(states)[:, 1:].float()
         same = (into.unsqueeze(1) == into.unsqueeze(2)) & (states.unsqueeze(1) <= states.unsqueeze(2))
-        hooks = (same * leaves.unsqueeze(1)).sum(2)
+        hooks = torch.bmm(same.float(), leaves.unsqueeze(2)).squeeze(2).double()
         log_hooks = torch.where(joined, hooks, 1.0).log().sum(1)
         return (torch.lgamma(joined.sum(1).double() + 1) - log_hooks).float()
 
@@ -260,6 +277,29 @@ class PhyloTree(DAG):
     def stepwise_tree(self) -> Tensor:
         """Return the tree that stepwise addition finds, a terminal state `[1, n - 1]`."""
         return torch.tensor([self._stepwise], device=self.device)
+
+    def test_states(self, seed: int = 42) -> Tensor:
+        """Return distinct trees from good to random ones, terminal states `[N, n - 1]`, N at most `TEST_TREES`.
+
+        Each is the tree of stepwise addition, of which some joins, none up to all, are undone at random from the root
+        on, and then made anew at random.
+        """
+        generator = random.Random(seed)
+        trees = (self._disturbed(i * self.max_steps // (TEST_TREES - 1), generator) for i in range(TEST_TREES))
+        codes = dict.fromkeys(tuple(self._state_of(tree)) for tree in trees)
+        return torch.tensor(list(codes), dtype=torch.int64, device=self.device)
+
+    def _disturbed(self, joins: int, generator: random.Random) -> Tree:
+        """Return the tree of stepwise addition with so many joins undone and made anew."""
+        forest = self._trees(self._stepwise)
+        for _ in range(joins):
+            parts = forest.pop(generator.choice([i for i, tree in enumerate(forest) if not isinstance(tree, int)]))
+            assert not isinstance(parts, int)
+            forest += parts
+        while len(forest) > 1:
+            one, two = (forest.pop(generator.randrange(len(forest))) for _ in range(2))
+            forest.append((one, two))
+        return forest[0]
 
     def describe(self, states: Tensor) -> list[str]:
         return self.to_newick(states)
