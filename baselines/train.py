@@ -70,11 +70,14 @@ def parse(argv: list[str]) -> Options:
     for flag in ("--steps", "--trajectories"):
         first.add_argument(flag)
     known, _ = first.parse_known_args(argv)
-    config = command.recorded(known.resume, known.config, BaselineConfig)
-    if config is None:
-        config = usual(known.env, known.algo)
-        if known.steps and not known.trajectories:
-            config = dataclasses.replace(config, trajectories=0)
+
+    def chosen() -> BaselineConfig:
+        recorded = command.recorded(known.resume, known.config, BaselineConfig)
+        return recorded or usual(known.env, known.algo)
+
+    config = command.defaults(argv, chosen, usual)
+    if known.steps and not (known.trajectories or known.resume or known.config):
+        config = dataclasses.replace(config, trajectories=0)
     texts = {"algorithms": ", ".join(ALGORITHMS.names()), "envs": ", ".join(registered())}
     text = HELP.format(**texts, defaults=describe_defaults())
     options = tyro.cli(

@@ -104,6 +104,19 @@ def recorded(resume: str, config_file: str, settings: type[Settings]) -> Setting
         raise ValueError(f"--config {config_file} cannot be used: {first_line(error)}.") from None
 
 
+def defaults(argv: Iterable[str], chosen: Callable[[], Settings], usual: Callable[[], Settings]) -> Settings:
+    """Return the settings that a command line starts from: `chosen()`.
+
+    Where that raises `ValueError` and help is asked for, it is `usual()`: help comes also with a mistake.
+    """
+    try:
+        return chosen()
+    except ValueError:
+        if not {"-h", "--help"} & set(argv):
+            raise
+        return usual()
+
+
 def check_choices(config_file: str, there: Settings, config: Settings) -> None:
     """Raise `ValueError` if a flag changes a choice of the `--config` file, whose settings fit only that choice."""
     changed = [name for name in config.choices if getattr(config, name) != getattr(there, name)]

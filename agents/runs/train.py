@@ -79,14 +79,12 @@ def parse(argv: list[str]) -> Options:
     for flag, default in {**choices, "preset": Config.preset, "resume": "", "config": ""}.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
-    try:
-        config = command.recorded(known.resume, known.config, Config)
-        if config is None:
-            config = usual(known.env, known.agent, known.backward, known.network, known.preset)
-    except ValueError:
-        if not {"-h", "--help"} & set(argv):
-            raise
-        config = usual()  # --help works even with a mistake before it
+
+    def chosen() -> Config:
+        recorded = command.recorded(known.resume, known.config, Config)
+        return recorded or usual(known.env, known.agent, known.backward, known.network, known.preset)
+
+    config = command.defaults(argv, chosen, usual)
     names = {
         "agents": registry.AGENTS.names(),
         "backward": registry.BACKWARD.names(),

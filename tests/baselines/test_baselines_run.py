@@ -314,9 +314,10 @@ def test_tensorboard_gets_every_evaluation(tmp_path: Path, no_pictures: None) ->
     assert len(events.Scalars("total_variation_exact")) == len(metrics_of(tmp_path))
 
 
-def test_help_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("given", [[], ["--algo", "pp0"], ["--resume", "no/such"]])
+def test_help_lists_what_there_is_also_with_a_mistake(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["--help"])
+        main([*given, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for name in (*ALGORITHMS.names(), *gfn_envs.registered(), "ent_coef", "mean_back"):
