@@ -14,9 +14,9 @@ from baselines.samplers import MetropolisHastings, RandomPolicy
 from baselines.sb3 import ROWS, SB3Method
 from baselines.trainer import Session
 from gfn_envs import make
-from gfn_envs._walkers import REWARD_MODES
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose
+from gfn_envs.reward_modes import REWARD_MODES
 
 
 def _sb3(config: BaselineConfig, dag: DAG) -> Method:

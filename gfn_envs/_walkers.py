@@ -12,36 +12,10 @@ from torch import Tensor
 
 from gfn_envs.dag import DAG, log_rewards_or_error
 from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.reward_modes import REWARD_MODES, Edges
 
 STEP_LIMIT_FACTOR = 10
 """An episode is truncated after this many times `dag.max_steps` steps, unless the caller sets a limit."""
-
-
-class Edges(NamedTuple):
-    """What a reward may depend on: the child's parents, and log R where the step ended the object (0 elsewhere)."""
-
-    num_parents: np.ndarray  # int64 [n]
-    ended: np.ndarray  # bool [n]
-    log_reward: np.ndarray  # float64 [n]
-
-
-def _object_log_reward(edges: Edges) -> np.ndarray:
-    return edges.log_reward
-
-
-def _object_reward(edges: Edges) -> np.ndarray:
-    return np.where(edges.ended, np.exp(edges.log_reward), 0.0)
-
-
-def _soft_reward(edges: Edges) -> np.ndarray:
-    return edges.log_reward - np.log(np.maximum(edges.num_parents, 1))
-
-
-REWARD_MODES: dict[str, Callable[[Edges], np.ndarray]] = {
-    "log_reward": _object_log_reward,
-    "reward": _object_reward,
-    "soft": _soft_reward,
-}
 
 
 def _nothing_ends(invalid: np.ndarray, explain: Callable[[], str]) -> np.ndarray:

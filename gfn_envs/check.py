@@ -10,13 +10,12 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from gfn_envs.abilities import CountsTrajectories, KnowsPartition, SamplesTarget
+from gfn_envs.check_abilities import check_at_states, check_constants, check_objects
 from gfn_envs.dag import DAG, log_rewards_or_error
 from gfn_envs.errors import integer_at_least
 from gfn_envs.guard import (
     DAGLawError,
     call,
-    check_form,
     check_range,
     close,
     follow,
@@ -54,8 +53,7 @@ def check_dag(dag: DAG, *, num_trajectories: int = 128, seed: int = 0) -> None:
     starts = call(dag, "reset", num_trajectories)[0]
     met, complete = _walk(dag, *_WAYS[0], starts, generator)
     _check_states(dag, met, s0)
-    if isinstance(dag, SamplesTarget):
-        complete = torch.cat([complete, _check_sample_target(dag, dag, num_trajectories)])
+    complete = torch.cat([complete, check_objects(dag, num_trajectories, complete)])
     back, _ = _walk(dag, *_WAYS[1], complete, generator)
     _check_states(dag, back, s0)
     states = torch.cat([met, back])
@@ -63,10 +61,10 @@ def check_dag(dag: DAG, *, num_trajectories: int = 128, seed: int = 0) -> None:
     sample = torch.cat([s0, complete[: _SAMPLE // 4], states[order[:_SAMPLE]]]).unique(dim=0)
     _check_purity(dag, sample, generator)
     _check_illegal_actions(dag, sample, generator)
-    if isinstance(dag, KnowsPartition):
-        log_z = dag.log_partition()
-        ok = log_z is None or (isinstance(log_z, float) and math.isfinite(log_z))
-        require(ok, f"log_partition must return a finite Python float or None, got {log_z!r}.")
+    ours, theirs = call(dag, "log_rewards", sample)[0], call(dag, "log_reward", sample)[0]
+    clause = "log_rewards and log_reward differ: the first result of log_rewards is to be what log_reward returns."
+    require_rows(close(ours, theirs), clause, state=sample, log_rewards=ours, log_reward=theirs)
+    check_constants(dag)
 
 
 def _check_states(dag: DAG, states: Tensor, s0: Tensor) -> None:
@@ -75,9 +73,10 @@ def _check_states(dag: DAG, states: Tensor, s0: Tensor) -> None:
         _check_forward_edges(dag, part)
         _check_backward_edges(dag, part)
         _check_ends(dag, part, s0)
+        _check_stop(dag, part)
+        _check_symmetry(dag, part)
         _check_rewards(dag, part)
-        if isinstance(dag, CountsTrajectories):
-            _check_log_num_trajectories(dag, part)
+        check_at_states(dag, part, s0)
 
 
 def _check_sizes(dag: DAG) -> None:
@@ -89,9 +88,26 @@ def _check_sizes(dag: DAG) -> None:
     for name, value in (sizes | {f"nvec[{i}]": size for i, size in enumerate(nvec or ())}).items():
         ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         require(ok, f"{name} must be an int of at least 1, got {value!r}: set it in the constructor, as a Python int.")
+    _check_settings(dag)
     device = getattr(dag, "device", None)
     cause = "call super().__init__(device) in the constructor"
     require(isinstance(device, torch.device), f"device must be a torch.device, got {device!r}: {cause}.")
+
+
+def _check_settings(dag: DAG) -> None:
+    """Check the attributes of a DAG that have a default."""
+    stop, known = dag.stop_action, range(dag.num_actions)
+    require(
+        stop is None or (type(stop) is int and stop in known), f"stop_action must be an action or None, got {stop!r}."
+    )
+    require(isinstance(dag.renames_slots, bool), f"renames_slots must be True or False, got {dag.renames_slots!r}.")
+    modes = dag.num_modes
+    require(type(modes) is int and modes >= 0, f"num_modes must be an int of at least 0, got {modes!r}.")
+    names = isinstance(dag.metrics, tuple) and all(isinstance(name, str) for name in dag.metrics)
+    require(names, f"metrics must be a tuple of names, got {dag.metrics!r}.")
+    thresholds = dag.mode_thresholds
+    ok = isinstance(thresholds, tuple) and list(thresholds) == sorted(thresholds)
+    require(ok, f"mode_thresholds must be a tuple of increasing numbers, got {thresholds!r}.")
 
 
 def _check_on_meta(dag: DAG) -> None:
@@ -207,6 +223,32 @@ def _check_renaming(dag: DAG, states: Tensor, renamed: Tensor, law: str) -> None
         require_rows(close(ours, theirs), clause, state=states, renamed=renamed)
 
 
+def _check_symmetry(dag: DAG, states: Tensor) -> None:
+    """Check that `canonical` chooses one state of each class, and leaves `states [N, d]` alone without renaming."""
+    if dag.renames_slots:
+        once = call(dag, "canonical", states)[0]
+        clause = "canonical must choose one state of each class, but it maps its own result to another."
+        require_rows((call(dag, "canonical", once)[0] == once).all(1), clause, state=states, canonical=once)
+        log_symmetry = call(dag, "log_symmetry", states)[0]
+        clause = "log_symmetry must be the log of a number of renamings, finite and at least 0."
+        require_rows(log_symmetry.isfinite() & (log_symmetry > -1e-3), clause, state=states, log_symmetry=log_symmetry)
+        return
+    clause = "canonical changes a state, but renames_slots is False: set it to True, or leave canonical out."
+    require_rows((dag.canonical(states) == states).all(1), clause, state=states)
+    clause = "log_symmetry is not 0, but renames_slots is False: set it to True, or leave log_symmetry out."
+    require_rows(dag.log_symmetry(states) == 0, clause, state=states)
+
+
+def _check_stop(dag: DAG, states: Tensor) -> None:
+    """Check that the stop action completes the object from each of `states [N, d]` where it is legal."""
+    if dag.stop_action is None:
+        return
+    able = states[call(dag, "action_mask", states)[0][:, dag.stop_action]]
+    stopped = call(dag, "step", able, torch.full((len(able),), dag.stop_action, device=able.device))[0]
+    clause = "stop_action must complete the object wherever it is legal, but it leads to a state that is not terminal."
+    require_rows(call(dag, "is_terminal", stopped)[0], clause, state=able, next_state=stopped)
+
+
 def _check_ends(dag: DAG, states: Tensor, s0: Tensor) -> None:
     """Check that s0 alone has no parent, and that `is_terminal` says who has no child."""
     orphan = ~call(dag, "backward_action_mask", states)[0].any(1) & (states != s0).any(1)
@@ -219,7 +261,8 @@ def _check_ends(dag: DAG, states: Tensor, s0: Tensor) -> None:
 
 def _check_rewards(dag: DAG, states: Tensor) -> None:
     """Check that log rewards are finite, and that each state has its line of text."""
-    call(dag, "log_reward", states[:_SAMPLE])
+    for name in ("log_reward", "log_rewards"):
+        call(dag, name, states[:_SAMPLE])
     try:
         log_rewards_or_error(dag, states)
     except ValueError as error:
@@ -227,30 +270,6 @@ def _check_rewards(dag: DAG, states: Tensor) -> None:
     lines = dag.describe(states)
     ok = isinstance(lines, list) and len(lines) == len(states) and all(isinstance(line, str) for line in lines)
     require(ok, "describe must return a list of one str for each state.")
-
-
-def _check_log_num_trajectories(dag: DAG, states: Tensor) -> None:
-    """Check that n(s0) = 1 and that n(s') is the sum of n(s) over the parents s of each of `states [N, d]`."""
-    legal = call(dag, "backward_action_mask", states)[0]
-    rows, backward_actions = legal.nonzero().unbind(1)
-    table = torch.full(legal.shape, -math.inf, device=states.device)
-    if len(rows):
-        parents, _ = call(dag, "backward_step", states[rows], backward_actions)
-        table[rows, backward_actions] = call(dag, "log_num_trajectories", parents)[0]
-    log_sum = torch.where(legal.any(1), table.logsumexp(1), 0.0)
-    log_n = call(dag, "log_num_trajectories", states)[0]
-    clause = "log_num_trajectories is wrong: log n(s0) = 0, and n(s') is the sum of n(s) over the parents s of s'."
-    require_rows(close(log_n, log_sum), clause, state=states, log_n=log_n, log_sum=log_sum)
-
-
-def _check_sample_target(dag: DAG, sampler: SamplesTarget, n: int) -> Tensor:
-    """Check that `sample_target` gives terminal states that its generator alone decides; return them `[n, d]`."""
-    one, two = (sampler.sample_target(n, Generator(dag.device).manual_seed(0)) for _ in range(2))
-    check_form(dag, "sample_target", "states", one, (n, dag.state_dim), torch.int64)
-    check_range(dag, "sample_target", one)
-    require_rows(dag.is_terminal(one), "sample_target returns a state that is not terminal.", state=one)
-    require(torch.equal(one, two), "sample_target draws differently with equal seeds: use the generator it is given.")
-    return one
 
 
 def _check_purity(dag: DAG, states: Tensor, generator: Generator) -> None:

@@ -14,7 +14,7 @@ def closest_first(value: str, known: list[str]) -> list[str]:
     return sorted(known, key=lambda name: -difflib.SequenceMatcher(None, value.lower(), name.lower()).ratio())
 
 
-def choose(name: str, value: str, known: Mapping[str, T]) -> T:
+def choose(name: str, value: object, known: Mapping[str, T]) -> T:
     """Return `known[value]`, or raise `ValueError` listing the known names, closest first."""
     if isinstance(value, str) and value in known:
         return known[value]

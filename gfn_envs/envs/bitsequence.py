@@ -7,8 +7,8 @@ Source: Malkin et al. 2022 (arXiv 2201.13259), section 5.3 (the benchmark); Tiap
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.rewards import own_reward
 from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ BLOCKS = ("00000000", "11111111", "11110000", "00001111", "00111100")
 """What modes are made of (Malkin et al. 2022)."""
 
 ORDERS = {"any": False, "autoregressive": True}
+
+HAMMING = "hamming"
+"""Name of the built-in reward."""
+
+EXPONENT = 2.0
+"""Factor on the distance in the published benchmark."""
 
 
 def random_modes(n: int, count: int, seed: int) -> list[str]:
@@ -41,23 +48,30 @@ class BitSequence(DAG):
     `order="autoregressive"`, `value` sets the first empty one.
     Backward actions: with `order="any"`, `position` empties a set word; with `order="autoregressive"`, 0 empties the
     last. Terminal states: no empty word.
-    Reward: `log R(x) = -exponent * min over modes of Hamming(x, mode)`, natural log.
+    Reward: `log R(x) = -exponent * min over modes of Hamming(x, mode)`, natural log, or that of the user's own reward,
+    of which no modes are known.
     Size: `(2^k + 1)^L` states in any order, `2^n` terminal; every trajectory has `L` steps.
     Source: Malkin et al. 2022 (arXiv 2201.13259), section 5.3; Tiapkin et al. 2024 (arXiv 2310.12934).
 
     Args:
         n: number of bits, a multiple of `k`.
         k: bits of a word, 1 to 16.
-        modes: how many random modes, or the modes themselves as strings of `n` characters 0 and 1.
+        modes: how many random modes, or the modes themselves as strings of `n` characters 0 and 1. The test set lies
+            around them whatever the reward.
         modes_seed: seed of random modes; 42 gives the published ones.
-        exponent: factor on the distance, positive.
+        exponent: factor on the distance, positive; of the built-in reward.
         order: `"any"` or `"autoregressive"`.
         mode_distance: a mode counts as found once a sample lies within this Hamming distance; None for `n // 4`, which
-            is the published 30 at 120 bits.
+            is the published 30 at 120 bits; of the built-in reward.
+        reward: `"hamming"`, the formula above, a callable, or a callable named as `"module:function"`. A callable takes
+            distinct terminal objects and returns their rewards, positive finite numbers, one each. `gfn_envs.rewards`
+            says how often it is asked.
+        reward_input: what a callable takes: `"states"`, int64 `[n, L]` on the DAG's device, or `"bits"`, a list of
+            strings of `n` characters 0 and 1.
         device: where its tensors live.
     """
 
-    metrics = ("modes", "correlation")
+    metrics = ("correlation",)
 
     def __init__(
         self,
@@ -65,9 +79,11 @@ class BitSequence(DAG):
         k: int = 8,
         modes: int | Sequence[str] = 60,
         modes_seed: int = 42,
-        exponent: float = 2.0,
+        exponent: float = EXPONENT,
         order: str = "any",
         mode_distance: int | None = None,
+        reward: str | Callable[..., Any] = HAMMING,
+        reward_input: str = "states",
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -84,7 +100,15 @@ class BitSequence(DAG):
         )
         self.autoregressive = choose("order", order, ORDERS)
         self.modes = self._checked_modes(modes, integer_at_least("modes_seed", modes_seed, 0))
-        self.num_modes = len(self.modes)
+        texts = choose("reward_input", reward_input, {"states": None, "bits": self.to_bits})
+        self.own_reward = own_reward(self, reward, [HAMMING], texts)
+        if self.own_reward is None:
+            self.metrics, self.num_modes = ("modes", "correlation"), len(self.modes)
+        elif exponent != EXPONENT or mode_distance is not None:
+            raise ValueError(
+                f"exponent and mode_distance belong to the reward {HAMMING}: they cannot be given together with a "
+                f"reward of your own, {self.own_reward.name}."
+            )
         self.num_words, self.word_values = self.n // self.k, 2**self.k
         self.nvec = (self.word_values + 1,) * self.num_words
         self.num_actions = self.word_values * (1 if self.autoregressive else self.num_words)
@@ -143,6 +167,8 @@ class BitSequence(DAG):
         return (self.n - self._signs[states].flatten(1) @ self._mode_signs) / 2
 
     def log_reward(self, states: Tensor) -> Tensor:
+        if self.own_reward is not None:
+            return self.own_reward(states).log()
         return -self.exponent * self.distances(states).amin(1)
 
     def log_num_trajectories(self, states: Tensor) -> Tensor:
@@ -151,8 +177,8 @@ class BitSequence(DAG):
         return torch.zeros_like(count) if self.autoregressive else torch.lgamma(count + 1)
 
     def modes_hit(self, states: Tensor) -> Tensor:
-        """Return bool `[B, modes]`: which modes terminal `states [B, L]` lie within `mode_distance` of."""
-        return self.distances(states) <= self.mode_distance
+        """Return bool `[B, num_modes]`: which modes terminal `states [B, L]` lie within `mode_distance` of."""
+        return self.distances(states)[:, : self.num_modes] <= self.mode_distance
 
     def test_states(self, seed: int = 42) -> Tensor:
         """Return the published test set, `[n * modes, L]`: every mode with 0 .. n - 1 random bits flipped."""
@@ -172,6 +198,10 @@ class BitSequence(DAG):
         powers = 2 ** torch.arange(self.k - 1, -1, -1, device=bits.device)
         return ((bits.long().unflatten(1, (self.num_words, self.k)) * powers).sum(2) + 1).to(self.device)
 
+    def to_bits(self, states: Tensor) -> list[str]:
+        """Return terminal `states [B, L]` as strings of `n` characters 0 and 1."""
+        return ["".join(format(word - 1, f"0{self.k}b") for word in row) for row in states.tolist()]
+
     def token_view(self) -> TokenView:
         """Return the words as tokens."""
         values = 0 if self.autoregressive else self.word_values
@@ -187,16 +217,20 @@ class BitSequence(DAG):
         ]
 
     def draw(self, path: Tensor, axes: Axes) -> None:
-        """Draw the words as rows of bits: white 0, black 1, grey empty; red frames differ from the nearest mode."""
+        """Draw the words as rows of bits: white 0, black 1, grey empty; red frames differ from the nearest mode.
+
+        A reward of the user's own has no modes, and its picture no frames.
+        """
         signs = self._signs[path[-1:]].flatten(1)
-        nearest = int((signs @ self._mode_signs).argmax())
-        mode = self._mode_signs[:, nearest].view(self.num_words, self.k).cpu()
-        signs = signs.view(self.num_words, self.k).cpu()
-        axes.imshow((1 - signs.numpy()) / 2, cmap="gray", vmin=0, vmax=1, aspect="auto")
-        rows, columns = ((signs != 0) & (signs != mode)).nonzero(as_tuple=True)
-        axes.scatter(columns.numpy(), rows.numpy(), marker="s", s=30, facecolors="none", edgecolors="red")
-        differ = "1 bit differs" if len(rows) == 1 else f"{len(rows)} bits differ"
-        axes.set_title(f"nearest mode {nearest}: {differ}", fontsize=8)
+        words = signs.view(self.num_words, self.k).cpu()
+        axes.imshow((1 - words.numpy()) / 2, cmap="gray", vmin=0, vmax=1, aspect="auto")
+        if self.num_modes:
+            nearest = int((signs @ self._mode_signs).argmax())
+            mode = self._mode_signs[:, nearest].view(self.num_words, self.k).cpu()
+            rows, columns = ((words != 0) & (words != mode)).nonzero(as_tuple=True)
+            axes.scatter(columns.numpy(), rows.numpy(), marker="s", s=30, facecolors="none", edgecolors="red")
+            differ = "1 bit differs" if len(rows) == 1 else f"{len(rows)} bits differ"
+            axes.set_title(f"nearest mode {nearest}: {differ}", fontsize=8)
         axes.locator_params(integer=True, min_n_ticks=1)
         axes.set_xlabel("bit")
         axes.set_ylabel("word")

@@ -1,5 +1,6 @@
 """`check_dag` passes lawful DAGs and finds, with a message that fits, each of many ways to break the law."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from toy_dags import Bag, Skips, Subsets
 
-from gfn_envs import DAG, Hypergrid, check_dag
+from gfn_envs import DAG, QM9, BitSequence, Hypergrid, check_dag
 from gfn_envs.guard import DAGLawError
 
 LAWFUL = {
@@ -131,6 +132,25 @@ def _draw_with(change: Callable) -> DAG:
     return _with(dag, sample_target=lambda n, generator: change(lawful, n, generator))
 
 
+def _more_each_time(numbers: Iterator[int]) -> Callable:
+    return lambda lawful: lawful()[: next(numbers)]
+
+
+def _words(order: str = "any", **changes: object) -> DAG:
+    """Return a small sequence of words whose token view is changed."""
+    return _mutant(BitSequence(8, 2, modes=2, order=order), token_view=lambda f: dataclasses.replace(f(), **changes))
+
+
+def _graphs(**changes: object) -> DAG:
+    """Return small molecules whose graph view is changed."""
+    return _mutant(QM9(3), graph_view=lambda f: dataclasses.replace(f(), **changes))
+
+
+def _graphs_with(change: Callable) -> DAG:
+    """Return small molecules with `change` applied to nodes, pairs and whole."""
+    return _mutant(QM9(3), graph=lambda f, s: change(*f(s)))
+
+
 BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     # Sizes.
     "no_nvec": (lambda: _with(_grid(), nvec=[4, 4, 2]), "nvec must be a non-empty tuple"),
@@ -140,6 +160,12 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "max_steps_bool": (lambda: _with(_grid(), max_steps=True), "max_steps must be an int"),
     "device_string": (lambda: _with(_grid(), device="cpu"), "device must be a torch.device"),
     "not_a_dag": (lambda: object(), "takes an instance of gfn_envs.DAG, got object"),
+    "stop_action_outside": (lambda: _with(_grid(), stop_action=3), "stop_action must be an action or None, got 3"),
+    "stop_action_bool": (lambda: _with(_grid(), stop_action=True), "stop_action must be an action or None, got True"),
+    "renames_slots_of_text": (lambda: _with(_grid(), renames_slots="no"), "renames_slots must be True or False"),
+    "negative_num_modes": (lambda: _with(_grid(), num_modes=-1), "num_modes must be an int of at least 0, got -1"),
+    "one_metric_as_text": (lambda: _with(_grid(), metrics="modes"), "metrics must be a tuple of names, got 'modes'"),
+    "thresholds_fall": (lambda: _with(_grid(), mode_thresholds=(2.0, 1.0)), "mode_thresholds must be a tuple of incr"),
     # The form of results.
     "int32_states": (lambda: _grid(reset=lambda f, n: f(n).int()), "reset must return states of dtype torch.int64"),
     "float_actions": (
@@ -240,7 +266,29 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
         lambda: _mutant(Bag(), canonical=lambda f, s: s.clone()),
         "another canonical form",
     ),
+    "canonical_without_saying_so": (
+        lambda: _grid(canonical=lambda f, s: s.clamp(max=1)),
+        "canonical changes a state, but renames_slots is False",
+    ),
+    "symmetry_without_saying_so": (
+        lambda: _grid(log_symmetry=lambda f, s: f(s) + 1),
+        "log_symmetry is not 0, but renames_slots is False",
+    ),
+    "canonical_of_canonical_is_another": (
+        lambda: _mutant(Bag(), canonical=lambda f, s: f(torch.where(s > 0, s % 3 + 1, 0))),
+        "maps its own result to another",
+    ),
+    "negative_symmetry": (lambda: _mutant(Bag(), log_symmetry=lambda f, s: -1 - f(s)), "log_symmetry must be the log"),
+    "infinite_symmetry": (
+        lambda: _mutant(Bag(), log_symmetry=lambda f, s: f(s) + math.inf),
+        "log_symmetry must be the log",
+    ),
+    "renaming_hides_a_symmetry": (
+        lambda: _mutant(Bag(), log_symmetry=lambda f, s: s[:, 0].float()),
+        "canonical is the same for two states that differ in log_symmetry",
+    ),
     # Ends and lengths.
+    "stop_action_goes_on": (lambda: _with(_grid(), stop_action=0), "stop_action must complete the object"),
     "is_terminal_disagrees": (
         lambda: _grid(is_terminal=lambda f, s: (s[:, :2] == 3).all(1)),
         "is_terminal must be True exactly where action_mask is all False",
@@ -254,6 +302,22 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
         "the reward is infinite",
     ),
     "zero_reward": (lambda: _grid(log_reward=lambda f, s: _set(f(s), s[:, 0] == 2, -math.inf)), "the reward is 0"),
+    "raw_reward_is_missing": (
+        lambda: _grid(log_rewards=lambda f, s: f(s)[:1]),
+        r"log_rewards must return 2 tensor\(s\), got 1",
+    ),
+    "double_raw_reward": (
+        lambda: _grid(log_rewards=lambda f, s: (f(s)[0], f(s)[1].double())),
+        "log_rewards must return log_raw_reward of dtype torch.float32",
+    ),
+    "infinite_raw_reward": (
+        lambda: _grid(log_rewards=lambda f, s: (f(s)[0], _set(f(s)[1], s[:, 0] == 2, -math.inf))),
+        "log_raw_reward is -inf .the reward is 0",
+    ),
+    "rewards_disagree": (
+        lambda: _grid(log_rewards=lambda f, s: (f(s)[0] + 1, f(s)[1])),
+        "log_rewards and log_reward differ",
+    ),
     # Purity.
     "step_writes_into_states": (lambda: _grid(step=_write_into_states), "step changes its input"),
     "step_writes_into_actions": (lambda: _grid(step=_write_into_actions), "step changes its input"),
@@ -270,7 +334,10 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
         "reset returns memory that the DAG keeps",
     ),
     "kept_mask": (lambda: _grid(action_mask=_remember_results()), "action_mask returns memory that the DAG keeps"),
-    "random_reward": (lambda: _grid(log_reward=lambda f, s: torch.randn(len(s))), "log_reward is not deterministic"),
+    "random_reward": (
+        lambda: _mutant(Skips(), log_reward=lambda f, s: torch.randn(len(s))),
+        "log_reward is not deterministic",
+    ),
     "batch_mean_in_reward": (
         lambda: _grid(log_reward=lambda f, s: f(s) - f(s).mean()),
         "log_reward depends on the batch",
@@ -286,7 +353,71 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     # Illegal actions.
     "illegal_action_raises": (lambda: _grid(step=_raise_at_stopped), "raises when a row carries an illegal action"),
     "illegal_action_touches_others": (lambda: _grid(step=_touch_other_rows), "changes the result of other rows"),
-    # Optional methods.
+    # Abilities.
+    "potential_at_s0": (lambda: _grid(log_potential=lambda f, s: f(s) + 1), "log_potential must be 0 at s0"),
+    "infinite_potential": (
+        lambda: _subsets(log_potential=lambda f, s: _set(f(s), s.sum(1) == 2, -math.inf)),
+        "log_potential must be finite at every state",
+    ),
+    "column_of_potentials": (
+        lambda: _subsets(log_potential=lambda f, s: f(s)[:, None]),
+        r"log_potential of shape \(1,\), got \(1, 1\)",
+    ),
+    "potential_of_the_batch": (
+        lambda: _subsets(log_potential=lambda f, s: f(s) * len(s)),
+        "log_potential depends on the batch",
+    ),
+    "too_few_modes": (
+        lambda: _grid(modes_hit=lambda f, s: f(s)[:, :3]),
+        r"modes_hit of shape \(\d+, 4\), got \(\d+, 3\)",
+    ),
+    "modes_of_numbers": (lambda: _grid(modes_hit=lambda f, s: f(s).long()), "modes_hit of dtype torch.bool"),
+    "too_few_tokens": (lambda: _words(length=3), "token_view: length is 3, but a state has 4"),
+    "too_few_words": (lambda: _words(vocabulary=4), "token_view: vocabulary is 4, but a component has 5 values"),
+    "wrong_word_values": (lambda: _words(values=5), "token_view counts 20 actions, but num_actions is 16"),
+    "no_place_for_backward_actions": (
+        lambda: _words(order="autoregressive", places=True),
+        "token_view counts 4 actions, but num_backward_actions is 1",
+    ),
+    "test_set_not_terminal": (
+        lambda: _mutant(_words(), test_states=lambda f: f() * 0),
+        "test_states returns a state that is not terminal",
+    ),
+    "test_set_outside": (lambda: _mutant(_words(), test_states=lambda f: f() + 4), "test_states gives a state outside"),
+    "test_set_of_no_shape": (lambda: _mutant(_words(), test_states=lambda f: f()[0]), "test_states must return states"),
+    "test_set_changes": (
+        lambda: _mutant(_words(), test_states=_more_each_time(count(1))),
+        "test_states returns another set in a second call",
+    ),
+    "wrong_graph_actions": (lambda: _graphs(node_actions=5), "graph_view counts 25 actions, but num_actions is 22"),
+    "wrong_backward_graph_actions": (
+        lambda: _graphs(backward_pair_actions=1),
+        "graph_view counts 7 actions, but num_backward_actions is 10",
+    ),
+    "graph_of_other_width": (lambda: _graphs(whole_values=(2, 2)), r"graph must return whole of shape \(\d+, 2\)"),
+    "node_outside": (
+        lambda: _graphs(node_values=(4, 6)),
+        "graph gives nodes outside the values of graph_view",
+    ),
+    "pair_outside": (lambda: _graphs(pair_values=3), "graph gives pairs outside the values of graph_view"),
+    "whole_outside": (lambda: _graphs(whole_values=(1,)), "graph gives whole outside the values of graph_view"),
+    "filled_slots_last": (lambda: _graphs_with(lambda n, p, w: (n.flip(1), p, w)), "an empty slot before a filled one"),
+    "empty_slot_joined": (
+        lambda: _graphs_with(lambda n, p, w: (n, _set(p, (slice(None), 2, 2), 1), w)),
+        "graph joins an empty slot to another",
+    ),
+    "pairs_of_one_triangle": (
+        lambda: _graphs_with(lambda n, p, w: (n, p.triu(), w)),
+        r"pairs\[i, j\] is not pairs\[j, i\]",
+    ),
+    "molecules_without_a_name": (
+        lambda: _with(_grid(), to_smiles=lambda s: ["C"]),
+        "to_smiles must return a list of one str for each state",
+    ),
+    "novelty_in_numbers": (
+        lambda: _with(_grid(), is_novel=lambda s: s[:, 0]),
+        "is_novel must return novel of dtype torch.bool",
+    ),
     "wrong_number_of_trajectories": (
         lambda: _subsets(log_num_trajectories=lambda f, s: f(s) * 2),
         "log_num_trajectories is wrong",

@@ -519,7 +519,7 @@ def test_the_whole_graph_is_refused_at_once() -> None:
 
 
 def test_the_cache_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gfn_envs.envs.molecules.base.CACHE_SIZE", 3)
+    monkeypatch.setattr("gfn_envs.rewards.CACHE_SIZE", 3)
     dag = QM9(reward=sizes)
     alkanes = dag.from_smiles(["C" * n for n in range(1, 7)])
     assert dag.rewards(alkanes).tolist() == [2, 3, 4, 5, 6, 7]

@@ -37,6 +37,9 @@ class Subsets(DAG):
     def log_num_trajectories(self, states: Tensor) -> Tensor:
         return torch.lgamma(states.sum(1) + 1.0)
 
+    def log_potential(self, states: Tensor) -> Tensor:
+        return self.log_reward(states)
+
     def sample_target(self, n: int, generator: torch.Generator) -> Tensor:
         uniform = torch.rand(n, self.state_dim, generator=generator)
         return torch.zeros(n, self.state_dim, dtype=torch.int64).scatter(1, uniform.topk(self.k).indices, 1)

@@ -11,7 +11,6 @@ import math
 import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,17 +19,13 @@ from torch import Tensor
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.envs.molecules.symmetry import canonical_order, log_automorphisms, rename
 from gfn_envs.errors import choose
+from gfn_envs.rewards import own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rdkit.Chem import Mol
 
-CACHE_SIZE = 100_000
-"""Rewards of a user's callable that are remembered; the oldest are forgotten first."""
-
 SYMMETRY = {"exact": True, "reference": False}
-
-REWARD_INPUT = {"smiles": False, "states": True}
 
 
 def require_rdkit() -> Any:
@@ -55,7 +50,7 @@ class MoleculeDAG(DAG):
             takes a batch of distinct molecules and returns their rewards r, positive finite numbers, one each.
         reward_input: what a callable takes: `"smiles"`, a list of canonical SMILES, or `"states"`, canonical terminal
             states int64 `[B, d]` on the DAG's device. It is asked about complete molecules only, and about each once as
-            long as it is among the last `CACHE_SIZE`.
+            long as it is among the last 100,000 (`gfn_envs.rewards.CACHE_SIZE`).
         symmetry: `"exact"` or `"reference"`.
         beta: the exponent of r, positive.
         mode_thresholds: rewards r from which on a molecule may count as a mode; None for those of the built-in reward,
@@ -84,11 +79,10 @@ class MoleculeDAG(DAG):
             raise ValueError(f"beta must be a positive, finite number, got {beta!r}.")
         self.beta = float(beta)
         self.exact_symmetry = choose("symmetry", symmetry, SYMMETRY)
-        takes_states = choose("reward_input", reward_input, REWARD_INPUT)
-        own = _callable(reward, self.built_in)
-        self._own_reward = _CachedReward(self, *own, takes_states) if own else None
+        texts = choose("reward_input", reward_input, {"smiles": self.to_smiles, "states": None})
+        self.own_reward = own_reward(self, reward, [self.built_in], texts, "molecules")
         if mode_thresholds is None:
-            mode_thresholds = () if own else self.built_in_thresholds
+            mode_thresholds = () if self.own_reward else self.built_in_thresholds
         self.mode_thresholds = _increasing(mode_thresholds)
 
     @abstractmethod
@@ -110,14 +104,14 @@ class MoleculeDAG(DAG):
     @property
     def molecules_scored(self) -> int:
         """Number of molecules handed to the user's callable so far; 0 with the built-in reward."""
-        return self._own_reward.calls if self._own_reward else 0
+        return self.own_reward.num_asked if self.own_reward else 0
 
     def is_terminal(self, states: Tensor) -> Tensor:
         return states[:, -1] == 1
 
     def rewards(self, states: Tensor) -> Tensor:
         """Return r of terminal `states [B, d]`, float32 `[B]` (some positive number elsewhere)."""
-        return self._own_reward(states) if self._own_reward else self.built_in_rewards(states)
+        return self.own_reward(states) if self.own_reward else self.built_in_rewards(states)
 
     def log_reward(self, states: Tensor) -> Tensor:
         """Return `beta log r`, plus log |Aut| where `symmetry="exact"`, float32 `[B]`."""
@@ -172,72 +166,3 @@ def _increasing(thresholds: Sequence[float]) -> tuple[float, ...]:
     if not all(map(math.isfinite, found)):
         raise ValueError(f"mode_thresholds must be a list of finite numbers or None, got {thresholds!r}.")
     return found
-
-
-def _callable(reward: str | Callable[..., Any], built_in: str) -> tuple[Callable[..., Any], str] | None:
-    """Return the user's callable and its name, or None where `reward` names the built-in one."""
-    if callable(reward):
-        return reward, getattr(reward, "__qualname__", type(reward).__name__)
-    if not isinstance(reward, str) or ":" not in reward:
-        choose("reward", reward, {built_in: None, "module:function": None})
-        return None
-    module, _, name = reward.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"reward {reward!r}: cannot load it ({error}). Write 'module:function'; the module must be installed, or "
-            "lie in the current folder."
-        ) from error
-    if not callable(function):
-        raise ValueError(f"reward {reward!r} is not a function but of type {type(function).__name__}.")
-    return function, reward
-
-
-class _CachedReward:
-    """A user's callable on distinct molecules that were not seen before, all of a batch in one call."""
-
-    def __init__(self, dag: MoleculeDAG, function: Callable[..., Any], name: str, takes_states: bool) -> None:
-        self.dag, self.function, self.name, self.takes_states = dag, function, name, takes_states
-        self.calls = 0
-        self._known: dict[Any, float] = {}
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """Return r float32 `[B]` of `states [B, d]`; 1 where they are not terminal."""
-        complete = self.dag.is_terminal(states)
-        found = torch.ones(len(states), device=states.device)
-        found[complete] = torch.tensor(self._look_up(states[complete]), device=states.device)
-        return found
-
-    def _look_up(self, states: Tensor) -> list[float]:
-        canonical = self.dag.canonical(states)
-        keys = [tuple(row) for row in canonical.tolist()] if self.takes_states else self.dag.to_smiles(canonical)
-        rows = {key: row for row, key in enumerate(keys) if key not in self._known}
-        new = dict(zip(rows, self._ask(canonical, keys, list(rows.values())), strict=True))
-        found = [new[key] if key in new else self._known[key] for key in keys]
-        self._known |= new
-        for key in list(islice(self._known, max(len(self._known) - CACHE_SIZE, 0))):
-            del self._known[key]
-        return found
-
-    def _ask(self, canonical: Tensor, keys: list[Any], rows: list[int]) -> list[float]:
-        """Return the callable's rewards of the molecules in `rows`, checked."""
-        if not rows:
-            return []
-        texts = [f"state {list(keys[row])}" if self.takes_states else repr(keys[row]) for row in rows]
-        result = self.function(canonical[rows] if self.takes_states else [keys[row] for row in rows])
-        self.calls += len(rows)
-        wanted = (
-            f"The reward {self.name} must return {len(rows)} positive, finite numbers for {len(rows)} molecules, of "
-            f"which the first is {texts[0]}"
-        )
-        try:
-            rewards = torch.as_tensor(result, dtype=torch.float32, device="cpu")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{wanted}; it returned {type(result).__name__}: {error}.") from error
-        if rewards.shape != (len(rows),):
-            raise ValueError(f"{wanted}; it returned shape {tuple(rewards.shape)}.")
-        for text, value in zip(texts, rewards.tolist(), strict=True):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{wanted}; it returned {value} (as float32) for {text}.")
-        return rewards.tolist()

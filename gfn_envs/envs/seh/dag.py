@@ -103,7 +103,7 @@ class SEH(MoleculeDAG):
         # An empty slot has no stems.
         self._num_stems = torch.cat([torch.zeros(1, dtype=torch.int64), self.fragments.num_stems]).to(self.device)
         self._stems = torch.arange(MAX_STEMS, device=self.device)
-        if self._own_reward is None:
+        if self.own_reward is None:
             self._scorer = TreeScorer(load_proxy(self.device), self.fragments, slots).to(self.device)
 
     def reset(self, n: int) -> Tensor:
