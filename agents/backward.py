@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from operator import attrgetter
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -247,7 +248,15 @@ class NaiveSettings(LearnedSettings):
 
 
 @dataclass(frozen=True)
-class TLMSettings(LearnedSettings, DecayingAdamSettings):
+class LikelihoodSettings(LearnedSettings):
+    """What every P_B has in common that maximises the likelihood of trajectories."""
+
+    learn_from: Literal["on-policy", "all"] = "on-policy"
+    """The trajectories that P_F has just sampled, as the theory asks, or all of a batch, replayed ones included."""
+
+
+@dataclass(frozen=True)
+class TLMSettings(LikelihoodSettings, DecayingAdamSettings):
     """Trajectory likelihood maximisation: the likelihood of the newest trajectories, at a decaying rate."""
 
     lr_decay: Annotated[float, Bounds(0, 1)] = 0.999
@@ -259,11 +268,12 @@ class TLMSettings(LearnedSettings, DecayingAdamSettings):
         network = self.start(parts.network)
         optimizer = self.optimizer(network, network.parameters_of("backward"))
         seen = parts.targets.get(self.target_rate)
-        return MaximumLikelihood(parts.dag, network, optimizer, seen, lambda buffer: buffer.newest, Keeps())
+        newest = attrgetter("newest_fresh" if self.learn_from == "on-policy" else "newest")
+        return MaximumLikelihood(parts.dag, network, optimizer, seen, newest, Keeps())
 
 
 @dataclass(frozen=True)
-class PessimisticSettings(LearnedSettings, AdamSettings):
+class PessimisticSettings(LikelihoodSettings, AdamSettings):
     """The likelihood of one of the last batches of trajectories, at a constant rate."""
 
     past_batches: Annotated[int, Bounds(1, 10**6)] = 20
@@ -273,7 +283,8 @@ class PessimisticSettings(LearnedSettings, AdamSettings):
         network = self.start(parts.network)
         optimizer = self.optimizer(network, network.parameters_of("backward"))
         keeps = Keeps(batches=self.past_batches)
-        return MaximumLikelihood(parts.dag, network, optimizer, network, RolloutBuffer.past, keeps)
+        part = attrgetter("fresh" if self.learn_from == "on-policy" else "all")
+        return MaximumLikelihood(parts.dag, network, optimizer, network, lambda buffer: part(buffer.past()), keeps)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from agents.networks.base import NetworkSettings
 from agents.networks.mlp import MLPSettings
 from agents.objectives.base import AgentSettings
 from agents.objectives.dqn import MunchausenDQNSettings
+from agents.sampling.samplers import OnPolicySettings, SamplerSettings
 from agents.settings import Bounds, InvalidSettingError, Settings, check, make, replaced, values_of
 from gfn_envs.registry import find, load
 
@@ -118,6 +119,8 @@ class Config(RunSettings):
     """Forward objective; MODULE:NAME first imports the module that registers it, also from the current folder."""
     backward: str = "tlm"
     """Backward policy, likewise."""
+    sampler: str = "on-policy"
+    """How the trajectories of an iteration are obtained, likewise."""
     network: str = "mlp"
     """Network, likewise; auto takes the first that fits the environment: graph, transformer, mlp."""
     env: str = "gfn/Hypergrid-v0"
@@ -150,6 +153,9 @@ class Config(RunSettings):
     """Iterations that only collect, before the first update."""
     agent_settings: Annotated[AgentSettings, tyro.conf.arg(name="agent")] = field(default_factory=MunchausenDQNSettings)
     backward_settings: Annotated[BackwardSettings, tyro.conf.arg(name="backward")] = field(default_factory=TLMSettings)
+    sampler_settings: Annotated[SamplerSettings, tyro.conf.arg(name="sampler")] = field(
+        default_factory=OnPolicySettings
+    )
     network_settings: Annotated[NetworkSettings, tyro.conf.arg(name="network")] = field(default_factory=MLPSettings)
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
 
@@ -164,7 +170,12 @@ class Config(RunSettings):
         return with_values(made, values)
 
 
-CHOICES = {"agent": registry.AGENTS, "backward": registry.BACKWARD, "network": registry.NETWORKS}
+CHOICES = {
+    "agent": registry.AGENTS,
+    "backward": registry.BACKWARD,
+    "sampler": registry.SAMPLERS,
+    "network": registry.NETWORKS,
+}
 """The fields of `Config` that name a choice, and what each can be."""
 
 
@@ -209,13 +220,14 @@ def usual(
     backward: str = Config.backward,
     network: str = "auto",
     preset: str = Config.preset,
+    sampler: str = Config.sampler,
 ) -> Config:
     """Return the default settings of what a run chose: the paper's, but for the size of networks on molecules.
 
     Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown one.
     """
     find(env)
-    names = {"agent": agent, "backward": backward, "network": choose_network(network, env)}
+    names = {"agent": agent, "backward": backward, "sampler": sampler, "network": choose_network(network, env)}
     groups = {kind + _SECTION: CHOICES[kind].find(name)() for kind, name in names.items()}
     config = Config(env=env, preset=preset, **names, **groups)
     choice = registry.Choice(registry.bare(env), **{kind: registry.bare(name) for kind, name in names.items()})
@@ -224,7 +236,7 @@ def usual(
 
 def check_config(config: Config) -> None:
     """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read."""
-    default = usual(config.env, config.agent, config.backward, config.network, config.preset)
+    default = usual(config.env, config.agent, config.backward, config.network, config.preset, config.sampler)
     check(config, default)
     for name, value in values_of(config).items():
         if isinstance(value, Settings):

@@ -52,6 +52,7 @@ def bare(name: str) -> str:
 
 AGENTS: Registry[Any] = Registry("agent")
 BACKWARD: Registry[Any] = Registry("backward policy")
+SAMPLERS: Registry[Any] = Registry("sampler")
 NETWORKS: Registry[Any] = Registry("network")
 METRICS: Registry[Any] = Registry("metric")
 
@@ -74,6 +75,16 @@ def register_backward(name: str, settings: str) -> None:
         settings: the subclass of `agents.BackwardSettings` that builds it, as `"module:Class"`.
     """
     BACKWARD.register(name, settings)
+
+
+def register_sampler(name: str, settings: str) -> None:
+    """Register a way of obtaining trajectories for `--sampler name`.
+
+    Args:
+        name: such as `"replay"`.
+        settings: the subclass of `agents.SamplerSettings` that builds it, as `"module:Class"`.
+    """
+    SAMPLERS.register(name, settings)
 
 
 def register_network(name: str, settings: str) -> None:
@@ -102,6 +113,7 @@ class Choice(NamedTuple):
     env: str
     agent: str
     backward: str
+    sampler: str
     network: str
 
 
@@ -155,6 +167,10 @@ register_backward("maxent", "agents.backward:MaximumEntropySettings")
 register_backward("naive", "agents.backward:NaiveSettings")
 register_backward("tlm", "agents.backward:TLMSettings")
 register_backward("pessimistic", "agents.backward:PessimisticSettings")
+
+register_sampler("on-policy", "agents.sampling.samplers:OnPolicySettings")
+register_sampler("replay", "agents.sampling.replay:ReplaySettings")
+register_sampler("local-search", "agents.sampling.local_search:LocalSearchSettings")
 
 register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
 register_network("transformer", "agents.networks.transformer:TransformerSettings")

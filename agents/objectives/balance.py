@@ -72,8 +72,8 @@ class Balance(Agent):
         self.own = self.flow = flow
         self.loss, self.per_edge, self.optimizer = loss, per_edge, optimizer
 
-    def policy(self) -> Policy:
-        return self.network.sampler()
+    def policy(self, network: Network | None = None) -> Policy:
+        return (network or self.network).sampler()
 
     @torch.no_grad()
     def log_z(self) -> Tensor:

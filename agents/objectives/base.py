@@ -35,8 +35,11 @@ class Agent(ABC):
         self.own = nn.Module()
 
     @abstractmethod
-    def policy(self) -> Policy:
-        """Return P_F as a function of states with the present weights, for rollouts and exact evaluation."""
+    def policy(self, network: Network | None = None) -> Policy:
+        """Return P_F as a function of states with the present weights, for rollouts and exact evaluation.
+
+        With a `network` it is that of a slow copy, which has the same heads.
+        """
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
