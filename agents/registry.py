@@ -162,6 +162,15 @@ register_agent("subtb", "agents.objectives.balance:SubTrajectoryBalanceSettings"
 register_agent("softdqn", "agents.objectives.dqn:SoftDQNSettings")
 register_agent("mdqn", "agents.objectives.dqn:MunchausenDQNSettings")
 
+register_agent("vargrad", "agents.objectives.variance:LogPartitionVarianceSettings")
+register_agent("fm", "agents.objectives.flow_matching:FlowMatchingSettings")
+register_agent("fl-db", "agents.objectives.forward_looking:ForwardLookingDBSettings")
+register_agent("fl-subtb", "agents.objectives.forward_looking:ForwardLookingSubTBSettings")
+register_agent("mdb", "agents.objectives.forward_looking:ModifiedDBSettings")
+register_agent("pg", "agents.objectives.policy_gradient:PolicyGradientSettings")
+register_agent("ent-ppo", "agents.objectives.policy_gradient:EntropicPPOSettings")
+register_agent("sac", "agents.objectives.sac:SoftActorCriticSettings")
+
 register_backward("uniform", "agents.backward:UniformSettings")
 register_backward("maxent", "agents.backward:MaximumEntropySettings")
 register_backward("naive", "agents.backward:NaiveSettings")

@@ -69,8 +69,8 @@ def train(
     """Train an agent; with equal settings it is the same run as the command line's, to the bit.
 
     Args:
-        env, agent, backward, sampler, network, preset: what to choose; each may be `"module:name"`, where the module registers
-            the name.
+        env, agent, backward, sampler, network, preset: what to choose; each may be `"module:name"`, where the module
+            registers the name.
         trajectories: trajectories to sample; None for the preset's number.
         seed: seed of everything random.
         env_kwargs: keyword arguments of the environment; they must be JSON (a reward is named as "module:function").

@@ -28,7 +28,7 @@ class LocalSearch(Replay):
     Args:
         rounds: how often each fresh object is taken apart and rebuilt.
         depth: steps that it is taken apart by.
-        metropolis: accept by the ratio of Metropolis and Hastings, which leaves R/Z as it is, instead of what is better.
+        metropolis: accept by the ratio of Metropolis and Hastings, which leaves R/Z as it is; otherwise what is better.
     """
 
     def __init__(

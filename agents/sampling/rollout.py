@@ -62,6 +62,10 @@ class Trajectories:
         """Return the fields by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
+    def every(self, step: int, first: int) -> Trajectories:
+        """Return every `step`-th trajectory from the one with index `first` on."""
+        return Trajectories(**{name: field[first::step] for name, field in self.tensors().items()})
+
     @classmethod
     def cat(cls, *batches: Trajectories) -> Trajectories:
         """Return the trajectories of several batches as one, padded to the longest."""
