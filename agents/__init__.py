@@ -24,6 +24,8 @@ from agents.registry import (
 if TYPE_CHECKING:
     from agents.backward import Backward, BackwardSettings
     from agents.config import Config, usual
+    from agents.evaluation.gflownet import GFlowNet
+    from agents.evaluation.metric import Column, Context, Metric, Objects, SideBySide
     from agents.evaluation.settings import EvaluationSettings
     from agents.networks.base import Heads, Network, NetworkSettings, Outputs
     from agents.objectives.base import Agent, AgentSettings
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 _LAZY = {
     "agents.backward": ("Backward", "BackwardSettings"),
     "agents.config": ("Config", "usual"),
+    "agents.evaluation.gflownet": ("GFlowNet",),
+    "agents.evaluation.metric": ("Column", "Context", "Metric", "Objects", "SideBySide"),
     "agents.evaluation.settings": ("EvaluationSettings",),
     "agents.networks.base": ("Heads", "Network", "NetworkSettings", "Outputs"),
     "agents.objectives.base": ("Agent", "AgentSettings"),
@@ -65,13 +69,18 @@ __all__ = [
     "BackwardSettings",
     "Bounds",
     "Choice",
+    "Column",
     "Config",
+    "Context",
     "DecayingAdamSettings",
     "EvaluationSettings",
+    "GFlowNet",
     "Heads",
     "Keeps",
+    "Metric",
     "Network",
     "NetworkSettings",
+    "Objects",
     "Optimizer",
     "Outputs",
     "Parts",
@@ -81,6 +90,7 @@ __all__ = [
     "RunFileError",
     "Samples",
     "Settings",
+    "SideBySide",
     "TrainedPolicy",
     "Training",
     "Trajectories",

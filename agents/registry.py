@@ -185,6 +185,14 @@ register_network("graph", "agents.networks.graph_transformer:GraphTransformerSet
 register_network("transformer", "agents.networks.transformer:TransformerSettings")
 register_network("mlp", "agents.networks.mlp:MLPSettings")
 
+register_metric("exact", "agents.evaluation.exact:ExactMetrics")
+register_metric("samples", "agents.evaluation.samples:SampleMetrics")
+register_metric("bounds", "agents.evaluation.bounds:BoundMetrics")
+register_metric("slack", "agents.evaluation.slack:SlackMetrics")
+register_metric("modes", "agents.evaluation.modes:ModeMetrics")
+register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
+register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
+
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
 register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")

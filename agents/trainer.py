@@ -16,6 +16,8 @@ from tqdm import tqdm
 from agents import policy
 from agents.config import Config
 from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.gflownet import GFlowNet
+from agents.evaluation.metric import Column, run_columns
 from agents.model import Model
 from agents.sampling.buffer import RolloutBuffer
 from agents.sampling.categorical import host_is_free
@@ -192,6 +194,14 @@ class Trainer:
     def _check_rewards(self, batch: Trajectories) -> None:
         if not bool(batch.log_reward.isfinite().all()):
             log_rewards_or_error(self.dag, batch.terminal_states)
+
+    def gflownet(self) -> GFlowNet:
+        """Return the policy that is measured: the agent's."""
+        return self.agent
+
+    def columns(self) -> dict[str, Column]:
+        """Return how each figure of `history` is shown, by name; those that are missing have a usual column."""
+        return run_columns(self.evaluator.columns())
 
     def attachments(self) -> dict[str, bytes]:
         """Return the files that belong to a checkpoint besides, by name: the policy alone, for who only uses it."""

@@ -7,13 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.backward import Uniform
-from agents.networks.base import Network
-from agents.objectives.base import Agent
-from agents.sampling.buffer import RolloutBuffer
+from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
 from gfn_envs.dag import DAG
 
@@ -25,7 +21,9 @@ class Progress:
     states: Tensor
     """int64 `[n, d]`, terminal."""
     log_reward: Tensor
-    """float32 `[n]`."""
+    """float32 `[n]`: log R."""
+    log_raw_reward: Tensor
+    """float32 `[n]`: log of the raw reward, the one to report."""
     lengths: Tensor
     """int64 `[n]`, environment steps that an object took, invalid ones left out."""
     steps: int
@@ -60,6 +58,10 @@ class Method(ABC):
         """Return its own figures since the last call, by name."""
         return {}
 
+    def columns(self) -> dict[str, Column]:
+        """Return how those of its own figures are shown that belong into tables or curves."""
+        return {}
+
     def save_model(self, folder: Path) -> None:  # noqa: B027
         """Write the model into `folder` in the method's own format, where it has one."""
 
@@ -70,27 +72,3 @@ class Method(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-
-
-class FixedPolicy(Agent):
-    """A policy that something else trains, beside the uniform P_B, as the evaluator looks at agents."""
-
-    def __init__(self, dag: DAG, policy: Policy) -> None:
-        super().__init__(dag, _NoNetwork(), Uniform(dag))
-        self._policy = policy
-
-    def policy(self) -> Policy:
-        return self._policy
-
-    def update(self, buffer: RolloutBuffer) -> Tensor:
-        raise NotImplementedError("a fixed policy does not learn here")
-
-    def log_z(self) -> Tensor:
-        return torch.tensor(torch.nan)
-
-
-class _NoNetwork(Network):
-    """Stands where an agent's network would; the uniform P_B reads the states alone."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)

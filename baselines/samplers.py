@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from agents.evaluation.metric import Column
 from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import Policy, Trajectories, rollout
 from baselines.method import Method, Progress
@@ -37,7 +38,8 @@ class RandomPolicy(Method):
         while going_on:
             batch = rollout(self.dag, self.policy(), self.dag.reset(self.num_envs), self.generator)
             steps = int(batch.lengths.sum())
-            going_on = report(Progress(batch.terminal_states, batch.log_reward, batch.lengths, steps))
+            rewards = (batch.log_reward, batch.log_raw_reward)
+            going_on = report(Progress(batch.terminal_states, *rewards, batch.lengths, steps))
 
     def policy(self) -> Policy:
         return uniform_policy(self.dag)
@@ -73,7 +75,8 @@ class MetropolisHastings(Method):
             raise ValueError(f"mean_back, steps, must be a number of at least 1, got {mean_back!r}.")
         self.mean_back, self.generator = float(mean_back), make_generator(dag.device, seed)
         self.num_envs = num_envs
-        self.states, self.log_reward = dag.reset(0), torch.zeros(0, device=dag.device)
+        self.states = dag.reset(0)
+        self.log_reward = self.log_raw_reward = torch.zeros(0, device=dag.device)
         self._accepted = self._proposed = 0
 
     def run(self, report: Callable[[Progress], bool]) -> None:
@@ -84,8 +87,12 @@ class MetropolisHastings(Method):
     def _begin(self) -> Progress:
         """Put every chain at the end of a random walk from s0."""
         batch = rollout(self.dag, uniform_policy(self.dag), self.dag.reset(self.num_envs), self.generator)
-        self.states, self.log_reward = batch.terminal_states, batch.log_reward
-        return Progress(self.states, self.log_reward, batch.lengths, int(batch.lengths.sum()))
+        self.states, self.log_reward, self.log_raw_reward = (
+            batch.terminal_states,
+            batch.log_reward,
+            batch.log_raw_reward,
+        )
+        return self._progress(batch.lengths)
 
     @torch.no_grad()
     def move(self) -> Progress:
@@ -102,10 +109,14 @@ class MetropolisHastings(Method):
         taken = uniform.log() < log_ratio
         self.states = torch.where(taken[:, None], batch.terminal_states, self.states)
         self.log_reward = torch.where(taken, batch.log_reward, self.log_reward)
+        self.log_raw_reward = torch.where(taken, batch.log_raw_reward, self.log_raw_reward)
         self._accepted += int(taken.sum())
         self._proposed += len(taken)
-        steps = back + forth
-        return Progress(self.states, self.log_reward, steps, int(steps.sum()))
+        return self._progress(back + forth)
+
+    def _progress(self, steps: Tensor) -> Progress:
+        """Return where the chains are, after `steps [n]` each."""
+        return Progress(self.states, self.log_reward, self.log_raw_reward, steps, int(steps.sum()))
 
     def _walk_back(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return where the chains' walks back lead `[n, d]`, in how many steps `[n]`, and log P_F - log P_B of them."""
@@ -140,16 +151,21 @@ class MetropolisHastings(Method):
         self._accepted = self._proposed = 0
         return {"acceptance": share}
 
+    def columns(self) -> dict[str, Column]:
+        return {"acceptance": Column("accepted", "{:.2f}", in_table=False, compared=840, curve=False)}
+
     def state_dict(self) -> dict:
         return {
             "states": self.states,
             "log_reward": self.log_reward,
+            "log_raw_reward": self.log_raw_reward,
             "generator": get_state(self.generator),
             "counts": [self._accepted, self._proposed],
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.states, self.log_reward = state["states"].to(self.dag.device), state["log_reward"].to(self.dag.device)
+        for name in ("states", "log_reward", "log_raw_reward"):
+            setattr(self, name, state[name].to(self.dag.device))
         set_state(self.generator, state["generator"])
         self._accepted, self._proposed = state["counts"]
 

@@ -20,11 +20,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor
 
+from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
 from baselines.config import BaselineConfig
 from baselines.method import Method, Progress
 from baselines.vec_env import ToSB3VecEnv
-from gfn_envs.dag import DAG
+from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.errors import choose
 
 
@@ -113,7 +114,7 @@ class SB3Method(Method):
     def __init__(self, dag: DAG, config: BaselineConfig, row: Row, device: str) -> None:
         super().__init__(dag)
         self.masked = row.masked
-        self.exact = row.exact and not dag.offers("canonical")
+        self.exact = row.exact and not dag.renames_slots
         self.stochastic = row.stochastic and self.exact
         self._config, self._row = config, row
         self.env, self._greedy_env = self._make_env(config.num_envs), self._make_env(1)
@@ -175,19 +176,14 @@ class SB3Method(Method):
         self._invalid += int(invalid.sum())
         self._steps += len(invalid)
         self._lengths += ~invalid
-        states, log_reward = np.zeros((0, self.dag.state_dim), dtype=np.int64), np.zeros(0)
         complete = terminated & ~invalid
+        states, rewards = self.dag.reset(0), LogRewards(*torch.zeros(2, 0, device=self.dag.device))
         if complete.any():
-            states, log_reward = infos["final_obs"][complete], infos["final_info"]["log_reward"][complete]
-        lengths = self._lengths[complete]
+            states = torch.from_numpy(infos["final_obs"][complete]).to(self.dag.device)
+            rewards = self.dag.log_rewards(states)
+        lengths = torch.from_numpy(self._lengths[complete]).to(self.dag.device)
         self._lengths[finished] = 0
-        device = self.dag.device
-        return Progress(
-            torch.from_numpy(states).to(device),
-            torch.from_numpy(log_reward).float().to(device),
-            torch.from_numpy(lengths).to(device),
-            len(invalid),
-        )
+        return Progress(states, *rewards, lengths, len(invalid))
 
     def schedule(self, done: float) -> None:
         # SB3's schedules (exploration, learning rate) follow the share of steps done; here objects decide when to stop.
@@ -208,6 +204,13 @@ class SB3Method(Method):
         if "train/loss" in own:
             result["loss"] = own["train/loss"]
         return result
+
+    def columns(self) -> dict[str, Column]:
+        return {
+            "invalid_share": Column(
+                "invalid actions", "{:.2f}", in_table=False, compared=820, curve=False, meaning="of all steps so far"
+            )
+        }
 
     def save_model(self, folder: Path) -> None:
         """Write `model.zip`, which the algorithm's own `load` reads."""

@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from agents.runs import command
+from agents.runs import command, report
 from agents.runs.folder import RunFolder
 from agents.runs.loggers import TensorBoard, require
 from baselines.config import BaselineConfig, preset
@@ -110,11 +110,14 @@ def train(options: Options, folder: RunFolder[BaselineConfig], session: Session)
         flush=True,
     )
 
+    for name, reason in session.evaluator.left_out.items():
+        print(f"metric {name} is left out: {reason}", file=sys.stderr)
+
     def close(finished: bool) -> list[Path]:
         session.method.save_model(folder.path)
-        pictures = session.draw(folder.path)
+        pictures = report.draw(folder, session)
         if finished:
-            session.write_samples(folder.path)
+            report.write_tables(folder, session)
             folder.write_summary(command.summary(session, ("algo", "reward_mode", "env", "seed")))
         return pictures
 

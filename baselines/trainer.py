@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tqdm import tqdm
 
 from agents.evaluation.evaluator import Evaluator
-from agents.runs import report
+from agents.evaluation.gflownet import FixedPolicy
+from agents.evaluation.metric import Column, run_columns
 from baselines.config import BaselineConfig
-from baselines.method import FixedPolicy, Method, Progress
-from gfn_envs.dag import DAG
+from baselines.method import Method, Progress
+from gfn_envs.dag import DAG, LogRewards
 
 FLUSH_EVERY = 1_000
 """Reports of a method between two counts of what it completed."""
@@ -73,7 +73,7 @@ class Session:
 
     def _count(self, new: Progress) -> None:
         if len(new.states):
-            self.evaluator.add_objects(new.states, new.log_reward, new.lengths)
+            self.evaluator.add_objects(new.states, LogRewards(new.log_reward, new.log_raw_reward), new.lengths)
         self.trajectories += len(new.states)
         self.steps += new.steps
         self._reports += 1
@@ -91,27 +91,23 @@ class Session:
             "seconds": self.seconds,
             "steps_per_second": (self.steps - last["steps"]) / seconds if seconds > 0 else 0.0,
             **self.method.metrics(),
-            **self.evaluator.sample_metrics(),
+            **self.evaluator.evaluate(self.gflownet(), last=self.done() >= 1),
         }
-        if self.method.exact and self.evaluator.enumeration:
-            metrics |= self.evaluator.policy_metrics(self.evaluator.enumeration, self.method.policy())
-        if self.method.stochastic:
-            metrics |= self.evaluator.likelihood_metrics(self._agent(), last=self.done() >= 1)
         self.history.append(metrics)
         return metrics
 
-    def _agent(self) -> FixedPolicy:
-        return FixedPolicy(self.dag, self.method.policy())
+    def gflownet(self) -> FixedPolicy | None:
+        """Return the method's policy beside the uniform P_B; None where it has none to evaluate."""
+        return FixedPolicy(self.dag, self.method.policy(), self.method.stochastic) if self.method.exact else None
 
-    def write_samples(self, folder: Path) -> None:
-        """Write `samples.csv` of molecules where log P can be told, which no SB3 network can on renamed slots."""
-        if self.method.stochastic:
-            report.write_samples(self._agent(), self.config.eval, self.config.seed, folder)
+    def columns(self) -> dict[str, Column]:
+        """Return how each figure of `history` is shown, by name: of the method's own, those that it declares."""
+        hidden = {name: Column(name, in_table=False) for figures in self.history for name in figures}
+        return {**hidden, **run_columns(self.evaluator.columns()), **self.method.columns()}
 
-    def draw(self, folder: Path) -> list[Path]:
-        """Draw the run's pictures into `folder` and return the paths of those that apply."""
-        policy = self.method.policy() if self.method.exact else None
-        return report.draw(folder, self.history, self.evaluator, policy, self.config.seed)
+    def attachments(self) -> dict[str, bytes]:
+        """Return no files: what a method learned is in its own format, see `Method.save_model`."""
+        return {}
 
     def state_dict(self) -> dict:
         """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""

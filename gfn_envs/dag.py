@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from gfn_envs.views import GraphView as GraphView
-from gfn_envs.views import TokenView as TokenView
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,13 +20,6 @@ def choose(name: str, value: object, known: Mapping[str, T]) -> T:
         return known[value]
     listed = ", ".join(closest_first(str(value), list(known)))
     raise ValueError(f"Unknown {name} {value!r}. Known, closest first: {listed}.")
-
-
-def several(smiles: str | Sequence[str]) -> list[str]:
-    """Return one SMILES or several as a list, or raise `ValueError` for what is neither."""
-    if not isinstance(smiles, Sequence):
-        raise ValueError(f"smiles must be a list of SMILES, got {smiles!r}.")
-    return [smiles] if isinstance(smiles, str) else list(smiles)
 
 
 def integer_at_least(name: str, value: int, least: int) -> int:

@@ -11,56 +11,55 @@ import math
 import torch
 from torch import Tensor
 
-from agents.objectives.base import Agent
+from agents.evaluation.gflownet import GFlowNet
 from agents.sampling import paths
 from agents.sampling.categorical import host_is_free
 from agents.sampling.rollout import Trajectories, rollout
-from gfn_envs.exact import log_symmetry
 
 
 @torch.no_grad()
-def log_probs(agent: Agent, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
+def log_probs(gflownet: GFlowNet, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
     """Return `sum_t log P_F` and `sum_t log P_B` of each trajectory, each `[B]`."""
-    return paths.log_probs(agent.dag, agent.policy(), agent.log_pb, trajectories)
+    return paths.log_probs(gflownet.dag, gflownet.policy(), gflownet.log_pb, trajectories)
 
 
 @torch.no_grad()
-def log_ratios(agent: Agent, trajectories: Trajectories) -> Tensor:
+def log_ratios(gflownet: GFlowNet, trajectories: Trajectories) -> Tensor:
     """Return `sum_t log P_F - sum_t log P_B`, `[B]`, of each trajectory."""
-    log_pf, log_pb = log_probs(agent, trajectories)
+    log_pf, log_pb = log_probs(gflownet, trajectories)
     return log_pf - log_pb
 
 
 @torch.no_grad()
 def log_likelihood(
-    agent: Agent, states: Tensor, num_rollouts: int, generator: torch.Generator | None, chunk: int | None = None
+    gflownet: GFlowNet, states: Tensor, num_rollouts: int, generator: torch.Generator | None, chunk: int | None = None
 ) -> Tensor:
     """Return an estimate of log P_theta(x) of terminal `states [N, d]`, the probability that P_F ends there, `[N]`.
 
-    `logsumexp over K of (log P_F - log P_B)(tau_k) - log K`, `tau_k` walks backwards from x by P_B, K = `num_rollouts`;
-    a lower bound in expectation, tighter with K. Where the DAG renames slots, x stands for its class, and log |Aut(x)|
-    is taken off, as slots that are the same to P_F are counted apart by P_B. Works through `chunk` walks at a time; by
-    default as many as suit a CPU's cache, or many off the CPU.
+    It is `logsumexp over K of (log P_F - log P_B)(tau_k) - log K`: `tau_k` walks backwards from x by P_B, and K is
+    `num_rollouts`. It is a lower bound in expectation, tighter with K. Where the DAG renames slots, x stands for its
+    class, and log |Aut(x)| is taken off: slots that are the same to P_F are counted apart by P_B. The function works
+    through `chunk` walks at a time; by default as many as suit a CPU's cache, or many off the CPU.
     """
     chunk = chunk or (64 if host_is_free(states.device) else 4096)
     starts = states.repeat_interleave(num_rollouts, 0)
     ratios = [
-        log_ratios(agent, rollout(agent.dag, agent.backward_policy(), part, generator, backward=True))
+        log_ratios(gflownet, rollout(gflownet.dag, gflownet.backward_policy(), part, generator, backward=True))
         for part in starts.split(chunk)
     ]
     estimate = torch.cat(ratios).view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
-    return estimate - log_symmetry(agent.dag, states)
+    return estimate - gflownet.dag.log_symmetry(states)
 
 
 @torch.no_grad()
-def elbo(agent: Agent, num_samples: int, generator: torch.Generator | None) -> Tensor:
+def elbo(gflownet: GFlowNet, num_samples: int, generator: torch.Generator | None) -> Tensor:
     """Return the mean of `log R(x) - (log P_F - log P_B)(tau)` over samples of P_F: a lower bound on log Z."""
-    batch = rollout(agent.dag, agent.policy(), agent.dag.reset(num_samples), generator)
-    return (batch.log_reward - log_ratios(agent, batch)).mean()
+    batch = rollout(gflownet.dag, gflownet.policy(), gflownet.dag.reset(num_samples), generator)
+    return (batch.log_reward - log_ratios(gflownet, batch)).mean()
 
 
 @torch.no_grad()
-def eubo(agent: Agent, states: Tensor, generator: torch.Generator | None) -> Tensor:
+def eubo(gflownet: GFlowNet, states: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return the same mean over backward walks from `states [N, d]` sampled from R/Z: an upper bound on log Z."""
-    batch = rollout(agent.dag, agent.backward_policy(), states, generator, backward=True)
-    return (batch.log_reward - log_ratios(agent, batch)).mean()
+    batch = rollout(gflownet.dag, gflownet.backward_policy(), states, generator, backward=True)
+    return (batch.log_reward - log_ratios(gflownet, batch)).mean()

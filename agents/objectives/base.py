@@ -29,6 +29,8 @@ class Agent(ABC):
 
     optimizer: Optimizer
     keeps: Keeps = Keeps()
+    stochastic: bool = True
+    """See `agents.evaluation.gflownet.GFlowNet`, which every agent is."""
 
     def __init__(self, dag: DAG, network: Network, backward: Backward) -> None:
         self.dag, self.network, self.backward = dag, network, backward

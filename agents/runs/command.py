@@ -91,6 +91,7 @@ def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool)
     if not resume:
         folder.clear()
         folder.start(config)
+        folder.write_columns(run.columns())
         return
     loaded = folder.load(run)
     changed = config.differences(folder.read_config())
@@ -101,6 +102,7 @@ def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool)
     if changed:
         folder.summary.unlink(missing_ok=True)
     folder.start(config)
+    folder.write_columns(run.columns())
     if loaded:
         folder.write_metrics(run)
 
@@ -153,7 +155,7 @@ def follow(
 
         finished = run.train(on_evaluation, signals.wanted, progress)
         folder.save(run)
-        print(report.table(run.history), flush=True)
+        print(report.table(run.history, run.columns()), flush=True)
         pictures = close(finished)
     print("pictures: " + ", ".join(str(path) for path in pictures))
     if not finished:

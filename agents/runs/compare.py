@@ -5,6 +5,7 @@ REPORT becomes a folder with report.md, the pictures beside it, and report.html,
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -19,18 +20,18 @@ import tyro
 from scipy import stats
 from torch import Tensor
 
-from agents.evaluation.evaluator import enumerate_within
-from agents.evaluation.molecules import separated_modes
+from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.gflownet import FixedPolicy
+from agents.evaluation.metric import Column, SideBySide
 from agents.runs import figures
 from agents.runs.finished import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from agents.runs.folder import write_atomically
 from agents.runs.page import Section, markdown, web_page
 from agents.runs.report import png
+from agents.sampling.rollout import Policy
 from gfn_envs import make
-from gfn_envs.dag import DAG
-from gfn_envs.exact import Enumeration, reported_log_reward
-from gfn_envs.metrics import l1, total_variation
-from gfn_envs.registry import load
+from gfn_envs.dag import LogRewards
+from gfn_envs.exact import Enumeration
 
 HELP = """Compare finished runs of agents/run.py and baselines/run.py on one environment.
 
@@ -41,30 +42,13 @@ that every run has reached. What cannot be used is listed with the reason, in th
   python agents/compare.py runs/compare --out runs/compare/report
   python agents/compare.py runs/mine runs/ppo-seed0 runs/ppo-seed1 --out runs/report"""
 
-COLUMNS: dict[str, tuple[str, str]] = {
-    "total_variation_exact": ("TV exact", "{:.3f}"),
-    "l1_empirical": ("L1 samples", "{:.3f}"),
-    "spearman": ("Spearman", "{:.3f}"),
-    "modes_found": ("modes found", "{:.1f}"),
-    "mean_reward": ("mean reward", "{:.3g}"),
-    "mean_reward_exact": ("mean reward exact", "{:.3g}"),
-    "top_reward": ("r of best 100", "{:.3f}"),
-    "top_log_reward": ("log R of best 100", "{:.2f}"),
-    "top_diversity": ("their diversity", "{:.2f}"),
-    "mean_length": ("steps an object", "{:.1f}"),
-    "invalid_share": ("invalid actions", "{:.2f}"),
-    "acceptance": ("accepted", "{:.2f}"),
-    "seconds": ("seconds", "{:.0f}"),
-}
-"""Metric -> heading and format."""
-MEANING = """Means over the seeds, with 95 % bootstrap intervals of the mean in brackets where they are wider than what
-is printed; of few seeds these are about the range from least to greatest. TV exact: half of sum |p - R/Z|, p what the
-policy of that moment ends in (0 is perfect, 1 the worst); of dqn and qrdqn the greedy policy, of algorithms without
-masks the policy given that the action is legal. L1 samples: sum |p - R/Z|, p the frequencies of the latest samples,
-those of the beginning and of exploration among them; finite samples alone make it as large as the row "exact samples"
-shows. Modes, best 100: of all samples so far. Mean reward: of the samples since the evaluation before. Invalid actions:
-of all steps so far. Seconds: without evaluation. An en dash: not measured."""
+MEANING = (
+    "Means over the seeds, with 95 % bootstrap intervals of the mean in brackets where they are wider than what is "
+    "printed; of few seeds these are about the range from least to greatest. An en dash: not measured."
+)
 
+Groups = dict[str, list[FinishedRun]]
+"""Runs that differ in the seed alone, by the name of their row."""
 ABSENT = "\N{EN DASH}"
 TOLERANCE = 0.05
 """Share by which an evaluation may miss the common number of reward calls without a word."""
@@ -91,27 +75,39 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def columns(rows: Iterable[dict[str, float]]) -> dict[str, tuple[str, str]]:
-    """Return the metrics that some of the `rows` have, with headings and formats.
-
-    The best 100 are told by r where there are modes of molecules, and by log R otherwise.
-    """
-    have = {key for row in rows for key in row}
-    modes = {key: (heading, "{:.0f}") for key, heading in separated_modes(have).items()}
-    have.discard("top_log_reward" if modes else "top_reward")
-    return {key: column for key, column in (modes | COLUMNS).items() if key in have}
+def columns(runs: list[FinishedRun], rows: Iterable[dict[str, float]]) -> dict[str, Column]:
+    """Return the columns of the table by the name of the figure, by rank: those that some of the `rows` have."""
+    have = {name for row in rows for name in row}
+    known = {name: column for run in reversed(runs) for name, column in run.columns.items()}
+    shown = {name: column for name, column in known.items() if name in have and column.compared}
+    return dict(sorted(shown.items(), key=lambda item: item[1].compared))
 
 
-def table(groups: dict[str, list[FinishedRun]], reward_calls: int, extra: dict[str, dict[str, float]]) -> list[tuple]:
+def columns_of(groups: Groups, reward_calls: int) -> dict[str, Column]:
+    """Return the columns of the table, all runs measured at that number of reward calls."""
+    runs = [run for members in groups.values() for run in members]
+    return columns(runs, [run.at(reward_calls) for run in runs])
+
+
+def meaning(shown: dict[str, Column]) -> str:
+    """Return the text above the table."""
+    told: dict[str, list[str]] = {}
+    for column in shown.values():
+        if column.meaning:
+            told.setdefault(column.meaning, []).append(column.heading)
+    return " ".join([MEANING, *(f"{', '.join(headings)}: {text}." for text, headings in told.items())])
+
+
+def table(groups: Groups, reward_calls: int, extra: dict[str, dict[str, float]]) -> list[tuple]:
     """Return the rows of the table, the heading first; `extra` are rows of known figures, such as exact samples'."""
     measured = {name: [run.at(reward_calls) for run in runs] for name, runs in groups.items()}
-    shown = columns(row for rows in measured.values() for row in rows)
-    lines: list[tuple] = [("", "seeds", *(heading for heading, _ in shown.values()))]
+    shown = columns_of(groups, reward_calls)
+    lines: list[tuple] = [("", "seeds", *(column.heading for column in shown.values()))]
     for name, rows in measured.items():
         values = {key: [row[key] for row in rows if key in row] for key in shown}
-        lines.append((name, str(len(rows)), *(_cell(form, values[key]) for key, (_, form) in shown.items())))
+        lines.append((name, str(len(rows)), *(_cell(column.form, values[key]) for key, column in shown.items())))
     for name, row in extra.items():
-        cells = (form.format(row[key]) if key in row else ABSENT for key, (_, form) in shown.items())
+        cells = (column.form.format(row[key]) if key in row else ABSENT for key, column in shown.items())
         lines.append((name, "", *cells))
     return lines
 
@@ -124,47 +120,56 @@ def _cell(form: str, values: list[float]) -> str:
     return mean if math.isnan(low) or ends == f"[{mean}, {mean}]" else f"{mean} {ends}"
 
 
-def remarks(groups: dict[str, list[FinishedRun]], reward_calls: int) -> list[str]:
-    """Return what a reader of the table has to know: single seeds, missing metrics, evaluations far off."""
+def remarks(groups: Groups, reward_calls: int) -> list[str]:
+    """Return what a reader of the table has to know: single seeds, missing figures, evaluations far off."""
     found = []
-    shown = columns(run.at(reward_calls) for runs in groups.values() for run in runs)
+    shown = columns_of(groups, reward_calls)
     single = [name for name, runs in groups.items() if len(runs) == 1]
     if single:
         found.append(f"One seed only, hence no interval: {', '.join(single)}.")
     for name, runs in groups.items():
         rows = [run.at(reward_calls) for run in runs]
-        for key, (heading, _) in shown.items():
+        for key, column in shown.items():
             without = [run.path.name for run, row in zip(runs, rows, strict=True) if key not in row]
             if 0 < len(without) < len(runs):
-                found.append(f"{name}: {heading} is missing in {', '.join(without)}; the mean is over the other seeds.")
+                found.append(
+                    f"{name}: {column.heading} is missing in {', '.join(without)}; the mean is over the other seeds."
+                )
         for run, row in zip(runs, rows, strict=True):
             if abs(row["reward_calls"] - reward_calls) > TOLERANCE * reward_calls:
                 found.append(
                     f"{name}, seed {run.config.seed}: measured after {row['reward_calls']:,} reward calls, its "
                     f"evaluation nearest to {reward_calls:,}."
                 )
-    for key, (heading, _) in shown.items():
-        lacking = [name for name, runs in groups.items() if not any(key in run.at(reward_calls) for run in runs)]
-        if lacking and key not in ("invalid_share", "acceptance"):
-            found.append(f"No {heading} of: {', '.join(lacking)}.")
+    for key, column in shown.items():
+        lacking = [
+            name
+            for name, runs in groups.items()
+            if any(key in run.columns for run in runs) and not any(key in run.at(reward_calls) for run in runs)
+        ]
+        if lacking:
+            found.append(f"No {column.heading} of: {', '.join(lacking)}.")
     return found
 
 
-def exact_samples(dag: DAG, enumeration: Enumeration, count: int) -> dict[str, float]:
+def exact_samples(evaluator: Evaluator, enumeration: Enumeration, count: int) -> dict[str, float]:
     """Return the figures of `count` exact samples of R/Z: what the best sampler there is would show."""
     generator = torch.Generator().manual_seed(0)
-    target = enumeration.target.cpu()
-    ranks = torch.multinomial(target, count, replacement=True, generator=generator)
-    drawn = torch.bincount(ranks, minlength=len(target)).double() / count
-    states = enumeration.states[enumeration.terminal]
-    reward = reported_log_reward(dag, states, enumeration.log_reward).exp().cpu()
-    mean = float((target * reward).sum())
-    row = {"total_variation_exact": total_variation(target, target), "l1_empirical": l1(drawn, target)}
-    row |= {"mean_reward": float(reward[ranks].mean()), "mean_reward_exact": mean}
-    if dag.offers("modes_hit"):
-        found = states[ranks.unique().to(states.device)]
-        row["modes_found"] = float(dag.modes_hit(found).any(0).sum())  # type: ignore[attr-defined]
-    return row
+    ranks = torch.multinomial(enumeration.target.cpu(), count, replacement=True, generator=generator)
+    states = enumeration.states[enumeration.terminal][ranks]
+    rewards = LogRewards(enumeration.log_reward[ranks].float(), enumeration.log_raw_reward[ranks].float())
+    evaluator.add_objects(states, rewards, torch.full((count,), torch.nan))
+    perfect = FixedPolicy(enumeration.dag, perfect_policy(enumeration), stochastic=False)
+    return {name: value for name, value in evaluator.evaluate(perfect).items() if math.isfinite(value)}
+
+
+def perfect_policy(enumeration: Enumeration) -> Policy:
+    """Return the P_F that samples R/Z, beside the uniform P_B, as a function of the enumeration's own states."""
+    log_pb = enumeration.uniform_backward()
+    log_pf = enumeration.forward_from_flows(enumeration.log_flows(log_pb), log_pb)
+    logits = torch.zeros(enumeration.num_states, enumeration.dag.num_actions, dtype=torch.float64)
+    logits[enumeration.parents, enumeration.actions] = log_pf
+    return lambda states: logits[enumeration.index(states)]
 
 
 def common_reward_calls(runs: Iterable[FinishedRun]) -> int:
@@ -182,19 +187,19 @@ def check_one_environment(runs: list[FinishedRun]) -> None:
         raise ValueError("these runs are of different environments; compare those of one:\n" + "\n".join(lines))
 
 
-def sections(
-    groups: dict[str, list[FinishedRun]], unused: list[tuple[Path, str]], say: Callable[[str], None]
-) -> list[Section]:
+def sections(groups: Groups, unused: list[tuple[Path, str]], say: Callable[[str], None]) -> list[Section]:
     """Return the report's sections."""
     runs = [run for members in groups.values() for run in members]
     calls = common_reward_calls(runs)
     config = runs[0].config
     most = max(run.config.eval.max_exact_edges for run in runs)
     dag = make(config.env, **config.parsed_env_kwargs())
-    enumeration = enumerate_within(dag, most)
+    evaluator = Evaluator(dag, dataclasses.replace(config.eval, max_exact_edges=most))
+    enumeration = evaluator.enumeration
     extra = {}
     if enumeration is not None:
-        extra["exact samples"] = exact_samples(dag, enumeration, min(calls, config.eval.window))
+        extra["exact samples"] = exact_samples(evaluator, enumeration, min(calls, config.eval.window))
+    drawn = columns(runs, (row for run in runs for row in run.history))
     dag_class, arguments = runs[0].environment()
     parts = [
         Section(
@@ -202,17 +207,21 @@ def sections(
             f"{config.env}: {dag_class.partition(':')[2]} {json.dumps(json.loads(arguments))}, "
             f"{len(runs)} runs, measured after {calls:,} reward calls.",
         ),
-        Section("Figures", MEANING, tuple(remarks(groups, calls)), tuple(table(groups, calls, extra))),
+        Section(
+            "Figures",
+            meaning(columns_of(groups, calls)),
+            tuple(remarks(groups, calls)),
+            tuple(table(groups, calls, extra)),
+        ),
         Section(
             "Learning curves",
             "Thin lines: seeds. Thick ones: their mean.",
-            picture=("curves.png", png(figures.curves(groups))),
+            picture=("curves.png", png(figures.curves(groups, drawn))),
         ),
     ]
     if enumeration is not None:
         parts.append(_distributions(groups, enumeration, say))
-    if callable(getattr(load(dag_class), "to_smiles", None)):
-        parts.append(_molecules(groups, dag, say))
+    parts += [_side_by_side(wanted, groups, say) for wanted in evaluator.side_by_side()]
     listed = tuple(f"{name}: {', '.join(str(run.path) for run in members)}" for name, members in groups.items())
     parts.append(Section("Runs", items=listed))
     if unused:
@@ -220,9 +229,7 @@ def sections(
     return parts
 
 
-def _distributions(
-    groups: dict[str, list[FinishedRun]], enumeration: Enumeration, say: Callable[[str], None]
-) -> Section:
+def _distributions(groups: Groups, enumeration: Enumeration, say: Callable[[str], None]) -> Section:
     learned: dict[str, Tensor] = {}
     problems = []
     for name, runs in groups.items():
@@ -246,19 +253,19 @@ def _distributions(
     return Section("Distributions", text, tuple(problems), picture=("distributions.png", png(figure)))
 
 
-def _molecules(groups: dict[str, list[FinishedRun]], dag: DAG, say: Callable[[str], None]) -> Section:
-    best, problems = {}, []
+def _side_by_side(wanted: SideBySide, groups: Groups, say: Callable[[str], None]) -> Section:
+    shown, problems = {}, []
     for name, runs in groups.items():
-        say(f"molecules of {name}")
+        say(f"{wanted.title.lower()} of {name}")
         try:
-            best[name] = figures.best_molecules(runs, dag)
+            shown[name] = wanted.read([run.path for run in runs])
         except (ValueError, OSError) as error:
-            problems.append(f"No molecules of {name}: {error}")
-    best = {name: pairs for name, pairs in best.items() if pairs}
-    if not best:
-        return Section("Best molecules", "No run has any to show.", tuple(problems))
-    text = "The molecules of highest reward among each row's samples, all seeds together."
-    return Section("Best molecules", text, tuple(problems), picture=("molecules.png", figures.molecules(best)))
+            problems.append(f"No {wanted.title.lower()} of {name}: {error}")
+    shown = {name: found for name, found in shown.items() if found}
+    if not shown:
+        return Section(wanted.title, "No run has any to show.", tuple(problems))
+    picture = (f"{wanted.name}.png", png(wanted.draw(shown)))
+    return Section(wanted.title, wanted.text, tuple(problems), picture=picture)
 
 
 def compare(options: Options, say: Callable[[str], None]) -> None:

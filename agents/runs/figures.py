@@ -1,10 +1,8 @@
-"""Pictures of a comparison: learning curves, distributions side by side, the best molecules."""
+"""Pictures of a comparison: learning curves, and distributions side by side."""
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,24 +13,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from torch import Tensor
 
 from agents.config import Config
-from agents.evaluation.molecules import separated_modes
+from agents.evaluation.metric import Column
 from agents.runs.finished import FinishedRun
-from agents.runs.folder import SAMPLES, RunFolder
-from agents.runs.report import rewards_by_smiles
-from gfn_envs.dag import DAG
+from agents.runs.report import counts, fitting_scale
 from gfn_envs.exact import Enumeration
 
-CURVES = (
-    ("total_variation_exact", "total variation, exact", "linear"),
-    ("l1_empirical", "L1, latest samples", "linear"),
-    ("spearman", "Spearman on the test set", "linear"),
-    ("modes_found", "modes found", "linear"),
-    ("mean_reward", "mean reward, latest samples", "linear"),
-    ("top_log_reward", "mean log reward of the best 100", "linear"),
-)
-"""Metric, name and scale of the rows of the learning curves; those that some run has are drawn, at most four.
-
-Modes of molecules, from the middle threshold on, come after the fourth."""
+CURVES = 4
+"""Rows of learning curves."""
 AXES = (
     ("trajectories", "trajectories", "linear"),
     ("reward_calls", "reward calls", "linear"),
@@ -40,19 +27,20 @@ AXES = (
 )
 
 
-def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
-    """Draw metrics against trajectories, reward calls and seconds.
+def curves(groups: dict[str, list[FinishedRun]], columns: Mapping[str, Column]) -> Figure:
+    """Draw the first few figures that have a `curve`, in the order of `columns`.
 
-    Thin lines are runs, thick ones means over seeds; agents' are solid, baselines' dashed.
+    They are drawn against trajectories, reward calls and seconds. Thin lines are runs, thick ones means over seeds;
+    agents' are solid, baselines' dashed.
     """
-    present = {name for runs in groups.values() for run in runs for row in run.history for name in row}
-    modes = [(key, heading, "linear") for key, heading in separated_modes(present).items()]
-    rows = [row for row in (*CURVES[:4], *modes[len(modes) // 2 :][:1], *CURVES[4:]) if row[0] in present][:4]
+    rows = [(name, column) for name, column in columns.items() if column.curve][:CURVES]
     colors = colormaps["tab20" if len(groups) > 10 else "tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
     figure = Figure(figsize=(14, 3.2 * max(1, len(rows)) + 0.9), layout="constrained")
     grid = figure.subplots(max(1, len(rows)), len(AXES), squeeze=False, sharey="row")
     lines: dict[str, Any] = {}
-    for (metric, title, scale), row in zip(rows, grid, strict=False):
+    for (metric, column), row in zip(rows, grid, strict=False):
+        histories = [run.history for runs in groups.values() for run in runs]
+        values = [figures[metric] for history in histories for figures in history if metric in figures]
         for (axis, label, axis_scale), axes in zip(AXES, row, strict=True):
             for i, (name, runs) in enumerate(groups.items()):
                 color = colors[i % len(colors)]
@@ -64,8 +52,8 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
                     style = "-" if isinstance(runs[0].config, Config) else "--"
                     marker = "o" if len(mean) < 3 else ""
                     (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], style + marker, color=color, linewidth=2)
-            axes.set_yscale(scale)
-            if metric == "modes_found":
+            axes.set_yscale(fitting_scale(column.scale, values))
+            if counts(values):
                 axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xscale(axis_scale)
             axes.xaxis.set_major_locator(MaxNLocator(4) if axis_scale == "linear" else LogLocator(subs=(1, 3)))
@@ -73,7 +61,7 @@ def curves(groups: dict[str, list[FinishedRun]]) -> Figure:
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(label)
             axes.grid(alpha=0.3)
-        row[0].set_ylabel(title)
+        row[0].set_ylabel(column.heading)
     figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=min(5, max(1, len(lines))))
     return figure
 
@@ -130,49 +118,3 @@ def distributions(enumeration: Enumeration, learned: dict[str, Tensor]) -> Figur
     if image is not None:
         figure.colorbar(image, ax=grid, extend="max", shrink=0.8, label="marginal probability")
     return figure
-
-
-def best_molecules(runs: list[FinishedRun], dag: DAG, count: int = 6) -> list[tuple[str, float]]:
-    """Return the distinct molecules of highest reward that the runs have sampled, with their reward.
-
-    They are those that the checkpoint keeps, or where there is none, those of `samples.csv` (columns smiles, r, log_p).
-    Raises `ValueError` where neither can be read.
-    """
-    best: dict[str, float] = {}
-    for run in runs:
-        folder = RunFolder(run.path, type(run.config))
-        best |= _of_checkpoint(folder, dag) if folder.checkpoint.exists() else _of_samples(run.path / SAMPLES)
-    return sorted(best.items(), key=lambda pair: -pair[1])[:count]
-
-
-def _of_checkpoint(folder: RunFolder, dag: DAG) -> dict[str, float]:
-    best = folder.state()["evaluator"]["best"]
-    return rewards_by_smiles(dag, best["states"], best["log_reward"])
-
-
-def _of_samples(file: Path) -> dict[str, float]:
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            return {row["smiles"]: float(row["r"]) for row in csv.DictReader(lines)}
-    except FileNotFoundError:
-        raise ValueError(f"{file.parent} has neither a checkpoint nor {SAMPLES}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged or lacks the columns smiles, r ({error})") from None
-
-
-def molecules(best: dict[str, list[tuple[str, float]]], columns: int = 6) -> bytes:
-    """Draw the best molecules, a row each name, as PNG; a SMILES that cannot be read leaves its place empty."""
-    from rdkit import Chem, RDLogger
-    from rdkit.Chem import Draw
-
-    RDLogger.DisableLog("rdApp.*")  # pyright: ignore[reportAttributeAccessIssue]
-    drawn, legends = [], []
-    for name, pairs in best.items():
-        found = [(Chem.MolFromSmiles(smiles), f"r = {r:.3g}") for smiles, r in pairs[:columns]]
-        found += [(None, "")] * (columns - len(found))
-        drawn += [molecule if molecule is not None else Chem.Mol() for molecule, _ in found]
-        legends += [f"{name}: {found[0][1]}", *(legend for _, legend in found[1:])]
-    image = Draw.MolsToGridImage(drawn, molsPerRow=columns, subImgSize=(220, 200), legends=legends, returnPNG=False)
-    data = io.BytesIO()
-    image.save(data, format="PNG")
-    return data.getvalue()

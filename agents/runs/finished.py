@@ -7,14 +7,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from agents import build
-from agents.config import Config, flatten
-from agents.runs.folder import RunFileError, RunFolder
+from agents.config import Config
+from agents.evaluation.exact import ExactMetrics
+from agents.evaluation.metric import Column
+from agents.model import make_dag
+from agents.runs.folder import Run, RunFileError, RunFolder
 from baselines.config import BaselineConfig, preset
 from gfn_envs.exact import Enumeration
 from gfn_envs.registry import find, load
@@ -46,12 +48,14 @@ _NO_MATTER = ("seed", "threads", "device", "eval_every", "trajectories", "steps"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run: its folder, settings and metrics."""
+    """One run: its folder, settings and figures."""
 
     path: Path
     config: Config | BaselineConfig
     name: str
     history: list[dict[str, float]]
+    columns: dict[str, Column]
+    """How the figures are shown, by name."""
 
     def at(self, reward_calls: int) -> dict[str, float]:
         """Return the metrics of the evaluation nearest to that number of reward calls."""
@@ -59,7 +63,7 @@ class FinishedRun:
 
     def settings(self) -> dict[str, Any]:
         """Return what all runs of a row have in common, by dotted name."""
-        values = flatten(self.config)
+        values = self.config.flat()
         return {k: v for k, v in values.items() if k not in _NO_MATTER and not k.startswith("eval.")}
 
     def environment(self) -> tuple[str, str]:
@@ -96,15 +100,17 @@ def read(path: Path) -> FinishedRun:
     if not key:
         raise UnusableError(f"config.json has none of {', '.join(KINDS)}: not of this project")
     kind = KINDS[key]
+    folder = RunFolder(path, kind.settings)
     try:
-        config = RunFolder(path, kind.settings).read_config()
+        config = folder.read_config()
         find(config.env)
+        columns = folder.read_columns()
     except (RunFileError, ValueError) as error:
         raise UnusableError(str(error)) from None
     history = _history(path)
-    if not (path / "summary.json").exists():
+    if not folder.summary.exists():
         raise UnusableError(f"is not finished (no summary.json): go on with --resume {path}")
-    return FinishedRun(path, config, kind.name_of(config), history)
+    return FinishedRun(path, config, kind.name_of(config), history, columns)
 
 
 def _history(path: Path) -> list[dict[str, float]]:
@@ -159,20 +165,16 @@ def learned_distribution(run: FinishedRun) -> tuple[Enumeration | None, Tensor, 
 
     The enumeration is None where the DAG is too large for one.
     """
+    opened = _opened(run)
+    RunFolder(run.path, type(run.config)).load(opened)
+    gflownet, exact = opened.gflownet(), cast(ExactMetrics, opened.evaluator.metrics["exact"])
+    return exact.enumeration, exact.learned(gflownet), "samples" if gflownet is None else "policy"
+
+
+def _opened(run: FinishedRun) -> Run:
+    """Return the run as it was before its first step."""
     if isinstance(run.config, Config):
-        trainer = build.build_trainer(run.config, build.make_dag(run.config))
-        RunFolder(run.path, Config).load(trainer)
-        enumeration = trainer.evaluator.enumeration
-        if enumeration is None:
-            return None, torch.zeros(0), ""
-        return enumeration, enumeration.terminal_distribution(trainer.agent.policy()), "policy"
+        return build.build_trainer(run.config, make_dag(run.config))
     from baselines.build import build_session
 
-    session = build_session(run.config)
-    RunFolder(run.path, BaselineConfig).load(session)
-    enumeration = session.evaluator.enumeration
-    if enumeration is None:
-        return None, torch.zeros(0), ""
-    if session.method.exact:
-        return enumeration, enumeration.terminal_distribution(session.method.policy()), "policy"
-    return enumeration, session.evaluator.recent.frequencies(), "samples"
+    return build_session(run.config)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from agents.config import RunSettings
+from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.gflownet import GFlowNet
+from agents.evaluation.metric import Column
 from agents.runs.loggers import EVENT_FILES
 from gfn_envs.dag import DAG
 
 FORMAT, VERSION = "gfn-agents-checkpoint", 2
-PICTURES = ("learning_curve.png", "distribution.png", "trajectories.png", "likelihood.png", "top_molecules.png")
-SAMPLES = "samples.csv"
-
 
 Settings = TypeVar("Settings", bound=RunSettings)
 
@@ -48,11 +50,20 @@ class Run(Protocol):
     """What a run's folder has to know of it, whoever trains: `agents.trainer.Trainer` is one."""
 
     dag: DAG
+    evaluator: Evaluator
     history: list[dict[str, float]]
 
     @property
     def config(self) -> RunSettings:
         """The settings."""
+        ...
+
+    def gflownet(self) -> GFlowNet | None:
+        """Return the policy of the moment; None where nothing but its samples can be looked at."""
+        ...
+
+    def columns(self) -> dict[str, Column]:
+        """Return how each figure of `history` is shown, by name; those that are missing have a usual column."""
         ...
 
     def state_dict(self) -> dict:
@@ -69,12 +80,17 @@ class Run(Protocol):
 
 
 class RunFolder(Generic[Settings]):
-    """The folder of one run: `config.json`, `metrics.jsonl`, `checkpoint.pt`, `summary.json` and pictures."""
+    """The folder of one run.
+
+    It holds the settings (`config.json`), the figures (`metrics.jsonl`) and how they are shown (`columns.json`), the
+    checkpoint (`checkpoint.pt`), the last figures (`summary.json`), and pictures and tables, whose names are listed in
+    `files.json`.
+    """
 
     def __init__(self, path: Path, settings: type[Settings]) -> None:
         self.path, self._settings = path, settings
-        self.config, self.metrics = path / "config.json", path / "metrics.jsonl"
-        self.checkpoint, self.summary = path / "checkpoint.pt", path / "summary.json"
+        self.config, self.metrics, self.columns = path / "config.json", path / "metrics.jsonl", path / "columns.json"
+        self.checkpoint, self.summary, self.files = path / "checkpoint.pt", path / "summary.json", path / "files.json"
 
     def holds_run(self) -> bool:
         """Tell whether a run was started here."""
@@ -84,10 +100,8 @@ class RunFolder(Generic[Settings]):
         """Remove the files of an earlier run, and nothing else."""
         if not self.path.is_dir():
             return
-        for file in (self.checkpoint, self.metrics, self.summary, self.config):
+        for file in self._own():
             file.unlink(missing_ok=True)
-        for name in (*PICTURES, SAMPLES):
-            (self.path / name).unlink(missing_ok=True)
         for file in self.path.glob(EVENT_FILES):
             file.unlink(missing_ok=True)
 
@@ -97,10 +111,48 @@ class RunFolder(Generic[Settings]):
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
-        for name in (self.config.name, self.metrics.name, self.checkpoint.name, self.summary.name, *PICTURES, SAMPLES):
-            for left in self.path.glob(f".{name}.*"):
+        for file in self._own():
+            for left in self.path.glob(f".{file.name}.*"):
                 left.unlink(missing_ok=True)
         write_atomically(self.config, (config.to_json() + "\n").encode())
+
+    def _own(self) -> list[Path]:
+        """Return the files that runs write here, those in `files.json` first."""
+        listed = [self.path / name for name in self._listed()]
+        return [*listed, self.checkpoint, self.metrics, self.columns, self.summary, self.files, self.config]
+
+    def _listed(self) -> list[str]:
+        """Return the names in `files.json`; none where it is missing or damaged, so that no other file is removed."""
+        try:
+            names = json.loads(self.files.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return []
+        return names if isinstance(names, list) and all(map(_is_plain_name, names)) else []
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file that belongs to the run, such as a picture, and return its path; `clear` will remove it."""
+        listed = self._listed()
+        if name not in listed:  # listed first, so that no file is forgotten whatever happens
+            write_atomically(self.files, (json.dumps([*listed, name]) + "\n").encode())
+        write_atomically(self.path / name, data)
+        return self.path / name
+
+    def write_columns(self, columns: Mapping[str, Column]) -> None:
+        """Write how the figures are shown, for who compares this run with others."""
+        content = {name: dataclasses.asdict(column) for name, column in columns.items()}
+        write_atomically(self.columns, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_columns(self) -> dict[str, Column]:
+        """Return how the figures are shown, by name; `RunFileError` for a missing or damaged file."""
+        try:
+            content = json.loads(self.columns.read_text(encoding="utf-8"))
+            return {name: _column(values) for name, values in content.items()}
+        except FileNotFoundError:
+            raise RunFileError(
+                f"{self.path} has no {self.columns.name}, which tells how its figures are shown"
+            ) from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise RunFileError(f"{self.columns} is damaged ({_first_line(error)})") from None
 
     def read_config(self) -> Settings:
         """Return the settings of the run in this folder; `RunFileError` if there is none."""
@@ -126,7 +178,7 @@ class RunFolder(Generic[Settings]):
         torch.save(saved, data)
         write_atomically(self.checkpoint, data.getvalue())
         for name, content in trainer.attachments().items():
-            write_atomically(self.path / name, content)
+            self.write(name, content)
         self.write_metrics(trainer)
 
     def write_metrics(self, trainer: Run) -> None:
@@ -192,6 +244,21 @@ class RunFolder(Generic[Settings]):
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the final figures."""
         write_atomically(self.summary, (_json(summary, indent=2) + "\n").encode())
+
+
+def _is_plain_name(name: object) -> bool:
+    """Tell whether `name` is that of a file in the folder itself."""
+    return isinstance(name, str) and bool(name.strip(".")) and Path(name).name == name
+
+
+def _column(values: dict[str, Any]) -> Column:
+    """Return the column that `dataclasses.asdict` gave these values of; `TypeError` or `ValueError` for wrong ones."""
+    usual, column = Column(""), Column(**values)
+    for name, value in dataclasses.asdict(column).items():
+        expected = int | float | None if name == "reference" else type(getattr(usual, name))
+        if not isinstance(value, expected):
+            raise TypeError(f"{name} of {column.heading!r} is {value!r}")
+    return column
 
 
 def _json(values: dict[str, Any], indent: int | None = None) -> str:

@@ -126,15 +126,17 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
         f"-> {folder.path}" + (f" (going on after {trainer.trajectories:,})" if trainer.iteration else ""),
         flush=True,
     )
+    for name, reason in trainer.evaluator.left_out.items():
+        print(f"metric {name} is left out: {reason}", file=sys.stderr)
     loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
     return command.follow(folder, trainer, loggers, options.progress, lambda finished: close(folder, trainer, finished))
 
 
 def close(folder: RunFolder[Config], trainer: Trainer, finished: bool) -> list[Path]:
     """Write what comes last, and return the pictures that were drawn."""
-    pictures = report.draw_all(trainer, folder.path)
+    pictures = report.draw(folder, trainer)
     if finished:
-        report.write_samples(trainer.agent, trainer.config.eval, trainer.config.seed, folder.path)
+        report.write_tables(folder, trainer)
         folder.write_summary(command.summary(trainer, ("agent", "backward", "network", "env", "seed")))
     return pictures
 

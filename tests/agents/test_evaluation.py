@@ -3,20 +3,32 @@
 import dataclasses
 import io
 import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from toy_dags import Skips
 from true_flows import sample
 
 from agents.build import build_trainer
-from agents.config import preset, with_values
-from agents.evaluation import evaluator as evaluation
-from agents.evaluation.evaluator import Evaluator, spread
+from agents.config import usual, with_values
+from agents.evaluation import modes
+from agents.evaluation.correlation import CorrelationMetrics, spread
+from agents.evaluation.estimates import elbo, log_likelihood
+from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.gflownet import FixedPolicy, GFlowNet
+from agents.evaluation.metric import Column
+from agents.evaluation.settings import EvaluationSettings
+from agents.registry import METRICS
+from agents.sampling.random_state import make_generator
 from agents.sampling.rollout import Trajectories
 from agents.trainer import Trainer
-from gfn_envs import BitSequence, Hypergrid
+from gfn_envs import DAG, BitSequence, Hypergrid
+from gfn_envs.exact import first_of
 from gfn_envs.metrics import pearson, spearman
 
 ENV = "gfn/BitSequence-v0"
@@ -28,19 +40,24 @@ def _dag(**settings: Any) -> BitSequence:
     )
 
 
-def _trainer(dag: BitSequence | Hypergrid | None = None, **values: Any) -> Trainer:
+def _trainer(dag: DAG | None = None, backward: str = "tlm", **values: Any) -> Trainer:
     small = {
-        "network": "mlp",
-        "net.width": 8,
-        "net.layers": 1,
+        "network.width": 8,
+        "network.layers": 1,
         "trajectories": 16 * 12,
         "eval_every": 2,
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
         "eval.test_every": 0,
     }
-    settings = with_values(preset(ENV, "tb"), small | {k.replace("__", "."): v for k, v in values.items()})
-    return build_trainer(settings, dag or _dag())
+    named = {k.replace("__", "."): v for k, v in values.items()}
+    return build_trainer(with_values(usual(ENV, "tb", backward, "mlp"), small | named), dag or _dag())
+
+
+def _correlation(trainer: Trainer) -> CorrelationMetrics:
+    metric = trainer.evaluator.metrics["correlation"]
+    assert isinstance(metric, CorrelationMetrics)
+    return metric
 
 
 def _saved(evaluator: Evaluator) -> dict:
@@ -73,7 +90,7 @@ def test_modes_found_are_exactly_those_hit_so_far() -> None:
 
 def test_where_there_are_too_many_modes_they_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     for most, counted in ((3, True), (2, False)):
-        monkeypatch.setattr(evaluation, "MOST_MODES", most)
+        monkeypatch.setattr(modes, "MOST_MODES", most)
         trainer = _trainer()
         trainer.step()
         assert ("modes_found" in trainer.evaluator.evaluate(trainer.agent)) is counted
@@ -116,7 +133,7 @@ def test_the_correlation_comes_every_so_many_evaluations_and_at_the_end(every: i
     trainer = _trainer(eval__test_every=every, eval__test_rollouts=1)
     assert trainer.train(lambda metrics: None, lambda: False, progress=False)
     assert [i + 1 for i, row in enumerate(trainer.history) if "spearman" in row] == turns
-    assert bool(trainer.evaluator.test_set) is bool(turns)
+    assert bool(_correlation(trainer).test_set) is bool(turns)
     assert all(("pearson" in row) is ("spearman" in row) for row in trainer.history)
 
 
@@ -124,13 +141,15 @@ def test_a_dag_without_test_states_has_no_correlation_and_one_without_modes_no_c
     trainer = _trainer(Hypergrid(2, 4), eval__test_every=1)
     found = trainer.evaluator.evaluate(trainer.agent, last=True)
     assert "spearman" not in found
-    assert trainer.evaluator.test_set == {}
+    assert "correlation" not in trainer.evaluator.metrics
+    assert "modes_found" in found
+    assert "modes_found" not in _trainer(Skips()).evaluator.evaluate(trainer.agent)
 
 
 def test_the_correlation_is_that_of_the_test_set_kept() -> None:
     trainer = _trainer(eval__test_every=1, eval__test_objects=10, eval__test_rollouts=400)
     trainer.train(lambda metrics: None, lambda: trainer.iteration == 4, progress=False)
-    found, kept, dag = trainer.history[-1], trainer.evaluator.test_set, trainer.dag
+    found, kept, dag = trainer.history[-1], _correlation(trainer).test_set, trainer.dag
     assert {name: len(x) for name, x in kept.items()} == {"states": 10, "log_reward": 10, "log_p": 10}
     assert found["spearman"] == spearman(kept["log_p"], kept["log_reward"])
     assert found["pearson"] == pearson(kept["log_p"], kept["log_reward"])
@@ -162,7 +181,7 @@ def test_the_objects_used_of_the_published_set_have_all_modes_and_many_numbers_o
 
 
 def _weights(trainer: Trainer) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in (*trainer.network.parameters(), *trainer.agent.flow.parameters())])  # type: ignore[attr-defined]
+    return torch.cat([p.detach().flatten() for p in (*trainer.network.parameters(), *trainer.agent.own.parameters())])
 
 
 def test_measuring_does_not_change_the_training() -> None:
@@ -174,7 +193,7 @@ def test_measuring_does_not_change_the_training() -> None:
         {"eval__max_exact_edges": 10_000},
         {"eval_every": 1},
     ):
-        trainer = _trainer(**{"backward": "tlm", **changes})
+        trainer = _trainer(**changes)
         trainer.train(lambda metrics: None, lambda: False, progress=False)
         measured.append((_weights(trainer), trainer.generator.get_state()))  # type: ignore[union-attr]
     for weights, state in measured[1:]:
@@ -212,12 +231,175 @@ def test_an_evaluator_goes_on_after_loading_as_if_never_saved(pending: bool) -> 
         assert rows[0] == rows[1]
         assert "spearman" in rows[0]
     for name in ("states", "log_reward", "log_p"):
-        assert torch.equal(one.evaluator.test_set[name], two.evaluator.test_set[name])
-    assert torch.equal(one.evaluator.modes_found, two.evaluator.modes_found)
+        assert torch.equal(_correlation(one).test_set[name], _correlation(two).test_set[name])
+    torch.testing.assert_close(one.evaluator.state_dict(), two.evaluator.state_dict(), rtol=0, atol=0)
 
 
 def test_evaluators_with_equal_seeds_agree_and_others_differ() -> None:
     trainer = _trainer()
     settings = dataclasses.replace(trainer.config.eval, elbo_samples=8)
-    one, two, other = (Evaluator(trainer.dag, settings, seed).evaluate(trainer.agent)["elbo"] for seed in (0, 0, 1))
+    evaluators = [Evaluator(trainer.dag, settings, seed=seed) for seed in (0, 0, 1)]
+    one, two, other = (evaluator.evaluate(trainer.agent)["elbo"] for evaluator in evaluators)
     assert one == two != other
+
+
+def test_the_bound_draws_its_random_numbers_before_the_correlation() -> None:
+    trainer = _trainer(eval__elbo_samples=8, eval__test_every=1, eval__test_rollouts=2, eval__test_objects=5)
+    found, generator = trainer.evaluator.evaluate(trainer.agent), make_generator(trainer.dag.device, 2)
+    assert found["elbo"] == float(elbo(trainer.agent, 8, generator))
+    kept = _correlation(trainer).test_set
+    assert torch.equal(kept["log_p"], log_likelihood(trainer.agent, kept["states"], 2, generator))
+
+
+SHARE = """
+import agents
+from agents import Column, Metric
+
+class Share(Metric):
+    \"\"\"The share of samples whose first bits are zero.\"\"\"
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.seen, self.zero, self.new = 0, 0, 0
+
+    def columns(self):
+        return {"zero_share": Column("zeros first", "{:.2f}", "zeros first")}
+
+    def add(self, objects):
+        self.seen += len(objects.states)
+        self.zero += int((objects.states[:, 0] == 1).sum())
+        self.new += len(objects.new)
+
+    def compute(self, gflownet, last):
+        return {"zero_share": self.zero / max(self.seen, 1), "unique_states": -self.new}
+
+    def state_dict(self):
+        return {"seen": self.seen, "zero": self.zero, "new": self.new}
+
+    def load_state_dict(self, state):
+        self.seen, self.zero, self.new = state["seen"], state["zero"], state["new"]
+
+agents.register_metric("share", "own_share:Share")
+"""
+
+
+@pytest.fixture
+def share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A user's module that registers a metric; what it registers is forgotten after the test."""
+    (tmp_path / "own_share.py").write_text(SHARE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(METRICS, "_rows", dict(METRICS._rows))
+    yield "own_share:share"
+    sys.modules.pop("own_share", None)
+
+
+def test_a_metric_from_outside_sees_every_object_and_comes_after_the_others(share: str) -> None:
+    one, two = (_trainer(metrics=(share,)) for _ in range(2))
+    batches = _rare(_dag(), range(6))
+    for batch in batches[:3]:
+        one.evaluator.add(batch)
+    one.evaluator.flush()
+    two.evaluator.load_state_dict(_saved(one.evaluator))
+    for trainer in (one, two):
+        for batch in batches[3:]:
+            trainer.evaluator.add(batch)
+        found = trainer.evaluator.evaluate(trainer.agent)
+        states = torch.cat([batch.terminal_states for batch in batches])
+        assert found["zero_share"] == float((states[:, 0] == 1).double().mean())
+        assert found["unique_states"] == -len(states.unique(dim=0))  # in place of the standard one
+        assert trainer.evaluator.columns()["zero_share"].heading == "zeros first"
+    assert list(one.evaluator.metrics) == ["exact", "samples", "bounds", "modes", "correlation", "share"]
+
+
+def test_a_metric_named_twice_is_there_once(share: str) -> None:
+    evaluator = _trainer(metrics=("modes", share, share)).evaluator
+    assert list(evaluator.metrics) == ["exact", "samples", "bounds", "modes", "correlation", "share"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("correlation", "needs Hypergrid to have test_states"),
+        ("molecules", "needs Hypergrid to have to_smiles"),
+        ("shares", "closest first: samples"),
+        ("no_such_module:share", "cannot import"),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_an_error_that_says_why(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Evaluator(Hypergrid(2, 4), EvaluationSettings(), (name,))
+
+
+def test_what_is_measured_depends_on_what_can_be_looked_at() -> None:
+    settings = EvaluationSettings(elbo_samples=4, test_every=1, test_rollouts=1, test_objects=4)
+    dag = _dag()
+
+    def names(gflownet: GFlowNet | None) -> set[str]:
+        return set(Evaluator(dag, settings).evaluate(gflownet, last=True))
+
+    policy = lambda states: torch.zeros(len(states), dag.num_actions)  # noqa: E731
+    samples = names(None)
+    greedy = names(FixedPolicy(dag, policy, stochastic=False))
+    full = names(FixedPolicy(dag, policy, stochastic=True))
+    assert {"mean_reward", "modes_found", "l1_empirical"} <= samples
+    assert greedy - samples >= {"l1_exact", "total_variation_exact", "mean_reward_exact"}
+    assert full - greedy == {"elbo", "spearman", "pearson", "test_seconds"}
+    assert not {"log_z_estimate", "log_z_error"} & full  # it has no estimate
+    agent = _trainer(dag).agent
+    assert names(agent) - full == {"log_z_estimate", "log_z_error"}
+
+
+def _counts_exactly(evaluator: Evaluator) -> None:
+    """Assert that two rounds of batches with repeated objects are counted as a plain loop would."""
+    dag, seen, rounds = evaluator.dag, set(), ([(0, 9), (1, 5)], [(0, 9), (2, 7)])
+    for batches in rounds:
+        objects = [sample(dag, n, seed) for seed, n in batches]
+        for batch in objects:
+            evaluator.add(batch)
+        found = evaluator.evaluate(None)
+        rewards = [reward for batch in objects for reward in batch.log_raw_reward.double().exp().tolist()]
+        seen |= {tuple(state) for batch in objects for state in batch.terminal_states.tolist()}
+        assert found["mean_reward"] == pytest.approx(sum(rewards) / len(rewards))
+        assert found["unique_states"] == len(seen)
+
+
+MUTANTS: dict[str, tuple[str, Any]] = {
+    "everything is new": ("_first_seen", lambda evaluator, keys: torch.arange(len(keys))),
+    "nothing is remembered": ("_first_seen", lambda evaluator, keys: first_of(keys)[2]),
+    "the last batch is lost": (
+        "add",
+        lambda evaluator, batch: evaluator._pending.__setitem__(slice(None), [_row(batch)]),
+    ),
+    "R in place of the raw reward": (
+        "add",
+        lambda evaluator, batch: evaluator._pending.append((*_row(batch)[:2], batch.log_reward + 1, batch.lengths)),
+    ),
+}
+
+
+def _row(batch: Trajectories) -> tuple[Tensor, ...]:
+    return batch.terminal_states, batch.log_reward, batch.log_raw_reward, batch.lengths
+
+
+@pytest.mark.parametrize("mutant", [None, *MUTANTS])
+def test_a_wrong_count_is_noticed(mutant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = Evaluator(Hypergrid(2, 4), EvaluationSettings())
+    if mutant is None:
+        _counts_exactly(evaluator)
+        return
+    monkeypatch.setattr(Evaluator, *MUTANTS[mutant])
+    with pytest.raises(AssertionError):
+        _counts_exactly(evaluator)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"form": "{:.4q}"}, "cannot format"),
+        ({"form": "{:.4g} {}"}, "cannot format"),
+        ({"scale": "lgo"}, "closest first: log"),
+    ],
+)
+def test_a_column_that_could_not_be_shown_is_refused(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Column("steps", **values)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from agents.networks import graph_transformer
 from agents.networks.base import HEADS, Network
 from agents.networks.graph_transformer import GraphTransformer, _Attention, _merged, _plan
 from agents.networks.target import Target
-from gfn_envs.dag import GraphView
+from gfn_envs.views import GraphView
 
 SLOTS, FEATURES, WHOLE = 5, 2, 2
 VALUES = {False: 3, True: 4}

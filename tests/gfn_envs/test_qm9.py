@@ -124,11 +124,11 @@ def legal_sets(mask: Tensor) -> list[set[int]]:
 
 def renamed(dag: QM9, states: Tensor, seed: int) -> Tensor:
     """Return the same graphs with the filled slots in a random order."""
-    types, orders = dag.coloured(states)
+    types, orders = dag.layout.parts(states)
     noise = torch.rand(types.shape, generator=Generator().manual_seed(seed)) + 2 * (types == 0)
     order = noise.argsort(1)
     rows = torch.arange(len(states)).unsqueeze(1)
-    return dag.joined(
+    return dag.layout.joined(
         types[rows, order], orders[rows.unsqueeze(2), order.unsqueeze(2), order.unsqueeze(1)], states[:, -1:]
     )
 
@@ -197,7 +197,7 @@ def test_max_rings_limits_the_rings_and_its_default_does_not() -> None:
     full = QM9()
     ring = nx.circulant_graph(9, [1, 2])
     orders = torch.tensor(nx.to_numpy_array(ring)).long().unsqueeze(0)
-    start = full.joined(torch.ones(1, 9).long(), orders, torch.zeros(1, 1).long())
+    start = full.layout.joined(torch.ones(1, 9).long(), orders, torch.zeros(1, 1).long())
     parents = [full.backward_step(start, b.view(1)) for b in full.backward_action_mask(start)[0].nonzero()]
     assert len(parents) == 18
     assert all(full.action_mask(parent).gather(1, action.unsqueeze(1)).all() for parent, action in parents)
@@ -253,7 +253,7 @@ def check_molecules(n: int) -> None:
     assert dag.to_smiles(again) == smiles
     assert torch.equal(dag.graph_keys(again), dag.graph_keys(ends))
     # SMILES do not tell the two Kekule structures of a benzene ring apart, so there another one may come back.
-    benzene = (bond_labels(dag.coloured(ends)[1]) == AROMATIC).flatten(1).any(1)
+    benzene = (bond_labels(dag.layout.parts(ends)[1]) == AROMATIC).flatten(1).any(1)
     assert torch.equal(dag.canonical(again)[~benzene], dag.canonical(ends)[~benzene])
     for one, two in list(zip(ends[~benzene].tolist(), again[~benzene].tolist(), strict=True))[:500]:
         assert isomorphic(graph_of(one, 9), graph_of(two, 9))
@@ -313,7 +313,7 @@ def test_exact_symmetry_adds_log_aut_and_reference_does_not() -> None:
 def test_the_built_in_reward_is_the_clipped_gap() -> None:
     dag = QM9()
     _, ends = play(dag, 200, seed=6)
-    gap = qm9_dag.load_gap_network("cpu")(*dag.coloured(ends))
+    gap = qm9_dag.load_gap_network("cpu")(*dag.layout.parts(ends))
     torch.testing.assert_close(dag.rewards(ends), (1 - (gap - 0.1760) / 0.5975).clamp(1e-4, 2))
     assert dag.molecules_scored == 0
 
@@ -348,7 +348,7 @@ def test_keys_ignore_the_stop_the_number_of_slots_and_kekule_structures() -> Non
             orders[b, i, (i + 1) % 6] = orders[b, (i + 1) % 6, i] = 2 if i % 2 == start else 1
         for i in (0, 1):
             orders[b, i, 6 + i] = orders[b, 6 + i, i] = 1
-    xylene = dag.joined(types, orders, torch.ones(2, 1).long())
+    xylene = dag.layout.joined(types, orders, torch.ones(2, 1).long())
     assert len(dag.canonical(xylene).unique(dim=0)) == 2
     assert len(set(dag.to_smiles(xylene))) == 1
     assert len(dag.graph_keys(xylene).unique()) == 1

@@ -4,6 +4,8 @@ import csv
 import itertools
 import math
 import operator
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
@@ -66,7 +68,7 @@ def walk(dag: SEH, n: int, seed: int = 0) -> Tensor:
 
 
 def tree_of(dag: SEH, state: Tensor) -> Tree:
-    fragments, pairs = (x[0].tolist() for x in dag.coloured(state[None]))
+    fragments, pairs = (x[0].tolist() for x in dag.layout.parts(state[None]))
     n = sum(t > 0 for t in fragments)
     assert not any(fragments[n:])
     assert not any(map(sum, pairs[n:]))
@@ -169,7 +171,7 @@ def test_every_state_can_be_completed() -> None:
     states = walk(dag, 25)
     done = dag.complete(states, torch.full((len(states),), 9), Generator().manual_seed(0))
     assert bool(dag.is_terminal(done).all())
-    chosen = dag.coloured(done)[1]
+    chosen = dag.layout.parts(done)[1]
     assert not bool((chosen == 1).any())
     assert torch.equal(chosen > 1, (chosen > 1).transpose(1, 2))
     filled = (done[:, :9] > 0).sum(1)
@@ -297,11 +299,11 @@ def test_symmetry_is_the_number_of_automorphisms_of_the_tree() -> None:
 def test_nothing_depends_on_the_order_of_the_slots() -> None:
     dag = ours()
     states = walk(dag, 30, seed=4)
-    slots, pairs = dag.coloured(states)
+    slots, pairs = dag.layout.parts(states)
     noise = torch.rand(slots.shape, generator=Generator().manual_seed(0))
     order = torch.where(slots > 0, noise, 2.0).argsort(1)
     rows = order[:, :, None].expand_as(pairs)
-    mixed = dag.joined(slots.gather(1, order), pairs.gather(1, rows).gather(2, rows.mT), states[:, -1:])
+    mixed = dag.layout.joined(slots.gather(1, order), pairs.gather(1, rows).gather(2, rows.mT), states[:, -1:])
     assert int((mixed != states).any(1).sum()) > 200
     assert torch.equal(dag.canonical(mixed), dag.canonical(states))
     torch.testing.assert_close(dag.log_num_trajectories(mixed), dag.log_num_trajectories(states))
@@ -372,7 +374,7 @@ def test_random_trees_are_molecules(n: int, published: SEH) -> None:
 def test_fragments_lie_apart_until_both_stems_of_an_edge_are_chosen() -> None:
     dag = ours()
     states = walk(dag, 20, seed=6)
-    _, pairs = dag.coloured(states)
+    _, pairs = dag.layout.parts(states)
     bonds = ((pairs > 1) & (pairs > 1).transpose(1, 2)).sum((1, 2)) // 2
     parts = (states[:, :9] > 0).sum(1) - bonds
     assert [len([part for part in smiles.split(".") if part]) for smiles in dag.to_smiles(states)] == parts.tolist()
@@ -397,6 +399,34 @@ def test_texts_are_read_as_they_were_written_where_they_fit() -> None:
     assert small.to_smiles(again) == dag.to_smiles(fits)
     assert again.shape == (len(fits), small.state_dim)
     assert small.from_texts([]).shape == (0, small.state_dim)
+
+
+@pytest.mark.parametrize("text", ["0 0 0.0-2.0", "0 0 9.0-1.0", "0 0 0.0-99.0", "0.0-1.0"])
+def test_a_text_that_joins_what_is_not_there_is_an_error_that_names_it(text: str) -> None:
+    dag = ours(3)
+    with pytest.raises(ValueError, match=f"'{text}': .* joins a fragment that is not there"):
+        dag.from_texts(["0 0 0.0-1.0", text])
+    # A tree that has no room is left out before its joins are looked at.
+    assert dag.from_texts(["0 0 0 0 3.0-2.0"]).shape == (0, dag.state_dim)
+
+
+def test_without_rdkit_the_package_can_be_imported_and_its_first_use_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["rdkit"] = None
+import gfn_envs.envs.seh.dag, gfn_envs.envs.seh.make, gfn_envs.envs.seh.trees
+from gfn_envs.envs import seh
+
+for use in (lambda: seh.predict("C"), lambda: seh.predict(["C"]), lambda: seh.SEH(2, [("CO", (0, 1))])):
+    try:
+        use()
+    except ModuleNotFoundError as error:
+        assert "pip install 'gfn-envs[molecules]'" in str(error), error
+    else:
+        raise AssertionError("RDKit was found")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

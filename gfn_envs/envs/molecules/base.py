@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gfn_envs.dag import DAG, LogRewards
+from gfn_envs.envs.molecules.slots import SlotGraph
 from gfn_envs.envs.molecules.symmetry import canonical_order, log_automorphisms, rename
 from gfn_envs.errors import choose
 from gfn_envs.rewards import own_reward
@@ -39,8 +40,17 @@ def require_rdkit() -> Any:
         ) from error
 
 
+def logs_blocked() -> Any:
+    """Return a context in which RDKit writes no messages, for strings that are perhaps no molecule."""
+    require_rdkit()
+    return importlib.import_module("rdkit.rdBase").BlockLogs()
+
+
 class MoleculeDAG(DAG):
-    """A DAG whose states are molecular graphs in slots, the stopped flag last.
+    """A DAG whose states are molecular graphs in slots.
+
+    The layout of a state and what the actions change is that of a `SlotGraph`; a subclass adds the masks, the chemistry
+    and a built-in reward. Slots are renamed, so `canonical` says which states are one graph.
 
     With `symmetry="exact"` terminal graphs are sampled in proportion to `r^beta`, with `"reference"`, which leaves the
     number of automorphisms out of `log_reward` as the literature does, in proportion to `r^beta / |Aut|`.
@@ -90,16 +100,23 @@ class MoleculeDAG(DAG):
         """Return the built-in reward r of `states [B, d]`, float32 `[B]`, positive and finite for any state."""
 
     @abstractmethod
-    def coloured(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a renaming of slots moves: colours int64 `[B, N]`, 0 in empty slots, and pairs `[B, N, N]`."""
-
-    @abstractmethod
-    def joined(self, colours: Tensor, pairs: Tensor, stopped: Tensor) -> Tensor:
-        """Return the states `[B, d]` of which `coloured` gives this, with flags `stopped [B, 1]`."""
-
-    @abstractmethod
     def to_molecules(self, states: Tensor) -> list[Mol]:
         """Return an RDKit molecule, sanitised, for each of `states [B, d]`, complete or not."""
+
+    def lay_out(self, layout: SlotGraph) -> None:
+        """Take the sizes and the steps of `layout`; a subclass calls this once in its constructor."""
+        self.layout = layout
+        self.nvec, self.stop_action = layout.nvec, layout.stop_action
+        self.num_actions, self.num_backward_actions = layout.num_actions, layout.num_backward_actions
+
+    def reset(self, n: int) -> Tensor:
+        return self.layout.reset(n)
+
+    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layout.step(states, actions)
+
+    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layout.backward_step(states, backward_actions)
 
     @property
     def molecules_scored(self) -> int:
@@ -125,12 +142,12 @@ class MoleculeDAG(DAG):
 
     def log_symmetry(self, states: Tensor) -> Tensor:
         """Return log |Aut|, float32 `[B]`: the renamings of filled slots that change nothing."""
-        return log_automorphisms(*self.coloured(states))
+        return log_automorphisms(*self.layout.parts(states))
 
     def canonical(self, states: Tensor) -> Tensor:
         """Return states `[B, d]` that are equal exactly for those that differ by a renaming of slots."""
-        colours, pairs = self.coloured(states)
-        return self.joined(*rename(colours, pairs, canonical_order(colours, pairs)), states[:, -1:])
+        nodes, pairs = self.layout.parts(states)
+        return self.layout.joined(*rename(nodes, pairs, canonical_order(nodes, pairs)), states[:, -1:])
 
     def to_smiles(self, states: Tensor) -> list[str]:
         """Return the canonical SMILES of each of `states [B, d]`, complete or not; "" for the empty graph."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gfn_envs.envs.molecules.base import require_rdkit
+from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,12 +25,18 @@ def installed() -> bool:
     return importlib.util.find_spec("rdkit") is not None
 
 
+def listed(smiles: Sequence[str]) -> list[str]:
+    """Return several SMILES as a list, or raise `ValueError` for a single one and for what is none."""
+    if isinstance(smiles, str):
+        raise ValueError(f"smiles must be a list of SMILES, got the single text {smiles!r}: write [{smiles!r}].")
+    if not isinstance(smiles, Sequence):
+        raise ValueError(f"smiles must be a list of SMILES, got {smiles!r}.")
+    return list(smiles)
+
+
 def parse(smiles: str) -> Any:
     """Return the RDKit molecule of `smiles`; `ValueError` if it does not parse."""
-    require_rdkit()
-    from rdkit import Chem
-
-    molecule = Chem.MolFromSmiles(smiles)
+    molecule = require_rdkit().MolFromSmiles(smiles)
     if molecule is None:
         raise ValueError(f"{smiles!r} is not a valid SMILES string.")
     return molecule
@@ -38,11 +44,9 @@ def parse(smiles: str) -> Any:
 
 def valid(smiles: Sequence[str]) -> list[bool]:
     """Tell which strings RDKit reads as a molecule, all its checks of valence and aromaticity passed."""
-    require_rdkit()
-    from rdkit import Chem, rdBase
-
-    with rdBase.BlockLogs():
-        return [Chem.MolFromSmiles(each) is not None for each in smiles]
+    chem = require_rdkit()
+    with logs_blocked():
+        return [chem.MolFromSmiles(each) is not None for each in smiles]
 
 
 def fingerprints(smiles: Sequence[str]) -> list[Any]:

@@ -18,19 +18,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gfn_envs.envs.molecules.base import MoleculeDAG
+from gfn_envs.envs.molecules.slots import SlotGraph, pair_slots
 from gfn_envs.envs.molecules.symmetry import canonical_order, mix, rename
 from gfn_envs.envs.qm9 import encoding as molecules
 from gfn_envs.envs.qm9.encoding import (
     ELEMENTS,
     MAX_ATOMS,
     decode,
-    pair_slots,
     resized,
     to_states,
     types_and_orders,
 )
 from gfn_envs.envs.qm9.gap import CHUNK, GapNetwork, bond_labels, load_gap_network
-from gfn_envs.envs.qm9.tables import BACKWARD_PAIR_ACTIONS, NODE_ACTIONS, PAIR_ACTIONS, backward_tables, step_tables
 from gfn_envs.errors import integer_at_least
 from gfn_envs.views import GraphView
 
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 
 KNOWN = Path(__file__).with_name("known.safetensors")
 TEST_SET = Path(__file__).with_name("test_set.csv")
+
+ORDERS = ((0, 1), (1, 2), (1, 3))
+"""Order of a bond before and after each action of its pair: a new single bond, single to double, single to triple."""
 
 GAP_LEVEL, GAP_RANGE, REWARD_RANGE = 0.1760, 0.5975, (1e-4, 2.0)
 """r is 1 at the gap (in Hartree) that 5 % of QM9 fall below, and falls by 1 over the range of QM9's gaps."""
@@ -95,15 +97,9 @@ class QM9(MoleculeDAG):
         if slots > MAX_ATOMS:
             raise ValueError(f"max_atoms must be at most {MAX_ATOMS}, as in QM9, got {max_atoms!r}.")
         self.max_rings = integer_at_least("max_rings", max_rings, 0)
-        self.num_pairs = pairs = slots * (slots - 1) // 2
-        self.nvec = (len(ELEMENTS) + 1,) * slots + (4,) * pairs + (2,)
-        self.num_actions = NODE_ACTIONS * slots + PAIR_ACTIONS * pairs + 1
-        self.stop_action = self.num_actions - 1
-        self.num_backward_actions = slots + BACKWARD_PAIR_ACTIONS * pairs + 1
+        self.lay_out(SlotGraph(slots, len(ELEMENTS), ORDERS, ordered=False, device=self.device))
         # Each bond is made once and its order set once: both count towards the orders' sum, 2 N at the most.
-        self.max_steps = 2 + 2 * min(slots, pairs, slots - 1 + self.max_rings)
-        self._steps = step_tables(slots, self.device)
-        self._backward_steps = backward_tables(slots, self.device)
+        self.max_steps = 2 + 2 * min(slots, self.layout.num_pairs, slots - 1 + self.max_rings)
         first, second = pair_slots(slots, torch.device("cpu"))
         ends = torch.eye(slots)[first], torch.eye(slots)[second]
         self._ends = (ends[0] + ends[1]).to(self.device)
@@ -111,25 +107,6 @@ class QM9(MoleculeDAG):
         self._laplacians = (edges.unsqueeze(2) * edges.unsqueeze(1)).flatten(1).to(self.device)
         self._is_first = torch.arange(slots, device=self.device) == 0
         self._first, self._second = first.to(self.device), second.to(self.device)
-
-    def reset(self, n: int) -> Tensor:
-        return torch.zeros(n, self.state_dim, dtype=torch.int64, device=self.device)
-
-    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        num_atoms = (states[:, : self.max_atoms] > 0).sum(1)
-        rows = num_atoms * self.num_actions + actions
-        written, values, undo = (table.index_select(0, rows) for table in self._steps)
-        return states.scatter(1, written, values), undo
-
-    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
-        sources, written, values, bonds, undone, redo = (
-            table.index_select(0, backward_actions) for table in self._backward_steps
-        )
-        previous = states.gather(1, sources).scatter(1, written, values)
-        neighbour = (states.gather(1, bonds) > 0).int().argmax(1)
-        value = states.gather(1, undone).squeeze(1)
-        # The clamp is for illegal actions: an empty slot has no type.
-        return previous, (redo + NODE_ACTIONS * neighbour + value - 1).clamp(min=0)
 
     def action_mask(self, states: Tensor) -> Tensor:
         types, orders, going = self._parts(states)
@@ -140,8 +117,8 @@ class QM9(MoleculeDAG):
         least = torch.minimum(free.index_select(1, self._first), free.index_select(1, self._second))
         open_rings = (orders > 0).sum(1, keepdim=True) - (types > 0).sum(1, keepdim=True) + 1
         mask = torch.empty(len(states), self.num_actions, dtype=torch.bool, device=states.device)
-        pairs = mask[:, NODE_ACTIONS * self.max_atoms : -1].unflatten(1, (self.num_pairs, PAIR_ACTIONS))
-        mask[:, : NODE_ACTIONS * self.max_atoms] = ((free >= 1) & room).repeat_interleave(NODE_ACTIONS, 1)
+        pairs = mask[:, len(ELEMENTS) * self.max_atoms : -1].unflatten(1, (self.layout.num_pairs, len(ORDERS)))
+        mask[:, : len(ELEMENTS) * self.max_atoms] = ((free >= 1) & room).repeat_interleave(len(ELEMENTS), 1)
         pairs[:, :, 0] = (orders == 0) & (least >= 1) & (open_rings < self.max_rings)
         pairs[:, :, 1] = (orders == 1) & (least >= 1)
         pairs[:, :, 2] = (orders == 1) & (least >= 2)
@@ -151,7 +128,7 @@ class QM9(MoleculeDAG):
     def backward_action_mask(self, states: Tensor) -> Tensor:
         types, orders, going = self._parts(states)
         mask = torch.empty(len(states), self.num_backward_actions, dtype=torch.bool, device=states.device)
-        pairs = mask[:, self.max_atoms : -1].unflatten(1, (self.num_pairs, BACKWARD_PAIR_ACTIONS))
+        pairs = mask[:, self.max_atoms : -1].unflatten(1, (self.layout.num_pairs, self.layout.backward_pair_actions))
         mask[:, : self.max_atoms] = (types > 0) & (orders @ self._ends <= 1) & going
         pairs[:, :, 0] = (orders == 1) & self._on_rings(types > 0, orders > 0) & going
         pairs[:, :, 1] = (orders > 1) & going
@@ -188,28 +165,12 @@ class QM9(MoleculeDAG):
         return load_gap_network(self.device)
 
     def built_in_rewards(self, states: Tensor) -> Tensor:
-        gap = torch.cat([self._network(*self.coloured(part)) for part in states.split(CHUNK)])
+        gap = torch.cat([self._network(*types_and_orders(part)) for part in states.split(CHUNK)])
         return (1 - (gap - GAP_LEVEL) / GAP_RANGE).clamp(*REWARD_RANGE)
-
-    def coloured(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        return types_and_orders(states)
-
-    def joined(self, colours: Tensor, pairs: Tensor, stopped: Tensor) -> Tensor:
-        return to_states(colours, pairs, stopped)
 
     def graph_view(self) -> GraphView:
         """Return how the state reads as a graph: a node's features are its type and 1 + its free valence."""
-        return GraphView(
-            slots=self.max_atoms,
-            node_values=(len(ELEMENTS) + 1, len(ELEMENTS) + 2),
-            pair_values=4,
-            whole_values=(2,),
-            ordered=False,
-            node_actions=NODE_ACTIONS,
-            pair_actions=PAIR_ACTIONS,
-            backward_node_actions=1,
-            backward_pair_actions=BACKWARD_PAIR_ACTIONS,
-        )
+        return self.layout.view(node_values=(len(ELEMENTS) + 1, len(ELEMENTS) + 2), whole_values=(2,))
 
     def graph(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return nodes `[B, N, 2]`, pairs `[B, N, N]` (bond orders) and whole `[B, 1]` (the stopped flag)."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gfn_envs.envs.molecules.base import require_rdkit
-from gfn_envs.errors import several
+from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
+from gfn_envs.envs.molecules.chem import listed
+from gfn_envs.envs.molecules.slots import pair_indices, pair_slots, squared
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -26,21 +25,6 @@ MAX_ATOMS = 9
 _TYPES = {element: 1 + index for index, element in enumerate(ELEMENTS)}
 
 
-@cache
-def pair_slots(slots: int, device: torch.device) -> Tensor:
-    """Return the slots `i < j` of each pair, row by row, int64 `[2, P]`."""
-    return torch.triu_indices(slots, slots, 1, device=device)
-
-
-@cache
-def pair_indices(slots: int, device: torch.device) -> Tensor:
-    """Return the index of each pair of slots, in either order, int64 `[slots, slots]`; P on the diagonal."""
-    first, second = torch.triu_indices(slots, slots, 1)
-    indices = torch.full((slots, slots), len(first))
-    indices[first, second] = indices[second, first] = torch.arange(len(first))
-    return indices.to(device)
-
-
 def num_slots(states: Tensor) -> int:
     """Return N of `states [B, N + N (N - 1) / 2 + 1]`."""
     return (math.isqrt(8 * states.shape[1] - 7) - 1) // 2
@@ -49,9 +33,7 @@ def num_slots(states: Tensor) -> int:
 def types_and_orders(states: Tensor) -> tuple[Tensor, Tensor]:
     """Return the atom types `[B, N]` and the symmetric bond orders `[B, N, N]` of `states [B, d]`."""
     slots = num_slots(states)
-    orders = torch.nn.functional.pad(states[:, slots:-1], (0, 1))
-    square = orders.index_select(1, pair_indices(slots, states.device).flatten())
-    return states[:, :slots].clone(), square.view(-1, slots, slots)
+    return states[:, :slots].clone(), squared(states[:, slots:-1], slots)
 
 
 def to_states(types: Tensor, orders: Tensor, stopped: Tensor) -> Tensor:
@@ -108,14 +90,12 @@ def from_smiles(smiles: Sequence[str], max_atoms: int = MAX_ATOMS) -> Tensor:
     Aromatic bonds become alternating single and double ones. Raises `ValueError`, with the index and the SMILES, for
     one that does not parse or that is not one neutral molecule of at most `max_atoms` atoms C, N, O and F.
     """
-    if isinstance(smiles, str):
-        raise ValueError(f"smiles must be a list of SMILES, got the single text {smiles!r}: write [{smiles!r}].")
-    smiles = several(smiles)
+    smiles = listed(smiles)
     chem = require_rdkit()
     indices = pair_indices(max_atoms, torch.device("cpu")).tolist()
     width = max_atoms * (max_atoms + 1) // 2 + 1
     rows = []
-    with importlib.import_module("rdkit.rdBase").BlockLogs():
+    with logs_blocked():
         for index, text in enumerate(smiles):
             try:
                 rows.append(_row(chem, text, indices, width))

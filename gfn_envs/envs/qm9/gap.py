@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from gfn_envs.envs.molecules.chem import listed
 from gfn_envs.envs.qm9.encoding import MAX_ATOMS, from_smiles, types_and_orders
-from gfn_envs.errors import several
 
 WEIGHTS = Path(__file__).with_name("gap.safetensors")
 WEIGHTS_SHA256 = "29d220894efb492503add4b4352314ff8582df3c0090b0056b1a2e199454db6a"
@@ -173,5 +173,5 @@ def predict_gap(smiles: str | Sequence[str]) -> Tensor:
 
     Raises `ValueError` for what is not one neutral molecule of at most 9 atoms C, N, O and F besides hydrogens.
     """
-    states = from_smiles(several(smiles))
+    states = from_smiles(listed([smiles] if isinstance(smiles, str) else smiles))
     return torch.cat([_network()(*types_and_orders(chunk)) for chunk in states.split(CHUNK)])

@@ -10,21 +10,30 @@ import csv
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
 
 from gfn_envs.envs.molecules.base import MoleculeDAG
+from gfn_envs.envs.molecules.slots import JOINED, SlotGraph
 from gfn_envs.envs.seh.features import load_proxy
-from gfn_envs.envs.seh.fragments import MAX_STEMS, Chem, Fragments, assemble, blocks_of
-from gfn_envs.envs.seh.tables import UNSET, backward_tables, step_tables
+from gfn_envs.envs.seh.fragments import MAX_STEMS, Fragments, assemble, blocks_of
 from gfn_envs.envs.seh.trees import TreeScorer
 from gfn_envs.errors import integer_at_least
 from gfn_envs.views import GraphView
 
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
 MAX_FRAGMENTS = 9
 """Most fragments of a tree, as in the published task."""
+
+UNSET = JOINED
+"""The value of an ordered pair of joined fragments whose stem is not chosen; stem s is `UNSET + 1 + s`."""
+
+CHOICES = tuple((UNSET, UNSET + 1 + stem) for stem in range(MAX_STEMS))
+"""The value of a pair before and after each action of its own, the choice of a stem."""
 
 TEST_SET = Path(__file__).with_name("test_set.csv")
 
@@ -92,37 +101,14 @@ class SEH(MoleculeDAG):
         self.published = isinstance(fragments, str)
         self.fragments = Fragments(blocks_of(fragments))
         self.num_fragments = len(self.fragments.smiles)
-        self.nvec = (self.num_fragments + 1,) * slots + (MAX_STEMS + 2,) * slots**2 + (2,)
-        self.num_actions = self.num_fragments * slots + MAX_STEMS * slots**2 + 1
-        self.stop_action = self.num_actions - 1
-        self.num_backward_actions = slots + slots**2 + 1
+        self.lay_out(SlotGraph(slots, self.num_fragments, CHOICES, ordered=True, device=self.device))
         # Each fragment is added once, each of the n - 1 edges gets two stems, and then comes the stop.
         self.max_steps = 3 * slots - 1
-        self._steps = step_tables(slots, self.num_fragments, self.device)
-        self._backward_steps = backward_tables(slots, self.num_fragments, self.device)
         # An empty slot has no stems.
         self._num_stems = torch.cat([torch.zeros(1, dtype=torch.int64), self.fragments.num_stems]).to(self.device)
         self._stems = torch.arange(MAX_STEMS, device=self.device)
         if self.own_reward is None:
             self._scorer = TreeScorer(load_proxy(self.device), self.fragments, slots).to(self.device)
-
-    def reset(self, n: int) -> Tensor:
-        return torch.zeros(n, self.state_dim, dtype=torch.int64, device=self.device)
-
-    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        filled = (states[:, : self.max_fragments] > 0).sum(1)
-        rows = filled * self.num_actions + actions
-        written, values, undo = (table.index_select(0, rows) for table in self._steps)
-        return states.scatter(1, written, values), undo
-
-    def backward_step(self, states: Tensor, backward_actions: Tensor) -> tuple[Tensor, Tensor]:
-        sources, written, values, edges, undone, redo = (
-            table.index_select(0, backward_actions) for table in self._backward_steps
-        )
-        previous = states.gather(1, sources).scatter(1, written, values)
-        neighbour = (states.gather(1, edges) > 0).int().argmax(1)
-        # The clamp is for illegal actions: an empty slot has no fragment.
-        return previous, (redo + self.num_fragments * neighbour + states.gather(1, undone).squeeze(1)).clamp(min=0)
 
     def action_mask(self, states: Tensor) -> Tensor:
         slots, pairs, going = self._parts(states)
@@ -149,20 +135,13 @@ class SEH(MoleculeDAG):
 
     def _parts(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return fragments `[B, N]`, ordered pairs `[B, N, N]`, uint8 for speed, and not stopped `[B, 1]`."""
-        slots, pairs = self.coloured(states)
+        slots, pairs = self.layout.parts(states)
         return slots, pairs.to(torch.uint8), states[:, -1:] == 0
 
     def built_in_rewards(self, states: Tensor) -> Tensor:
         # What the network says of no atom at all is arbitrary.
         predictions = self._scorer(states) * (states[:, 0] > 0)
         return (predictions / REWARD_SCALE).clamp(*REWARD_RANGE)
-
-    def coloured(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        slots = self.max_fragments
-        return states[:, :slots], states[:, slots:-1].unflatten(1, (slots, slots))
-
-    def joined(self, colours: Tensor, pairs: Tensor, stopped: Tensor) -> Tensor:
-        return torch.cat([colours, pairs.flatten(1), stopped], 1)
 
     def log_num_trajectories(self, states: Tensor) -> Tensor:
         """Return log n(s), float32 `[B]`, the number of orders in which fragments, stems and the stop can come.
@@ -171,7 +150,7 @@ class SEH(MoleculeDAG):
         the edge it belongs to: a forest, whose orders the hook length formula counts, M! / prod over v of h_r(v). Here
         M counts all fragments and chosen stems, and h_r(v) those that are v, on v's edge towards r, or beyond v.
         """
-        slots, pairs = self.coloured(states)
+        slots, pairs = self.layout.parts(states)
         filled, chosen = slots > 0, (pairs > UNSET).double()
         distances = _distances(pairs > 0)
         # closer[b, w, v, u]: v and u are joined, and w is on the side of v.
@@ -186,7 +165,7 @@ class SEH(MoleculeDAG):
         per_root = -torch.bmm(closer, logs.unsqueeze(2)).squeeze(2).masked_fill(~filled, math.inf)
         return torch.where(total > 0, torch.lgamma(total) + per_root.logsumexp(1), 0).float()
 
-    def to_molecules(self, states: Tensor) -> list[Chem.Mol]:
+    def to_molecules(self, states: Tensor) -> list[Mol]:
         """Return an RDKit molecule for each of `states [B, d]`; fragments lie apart while a stem is not chosen.
 
         Its atoms are in the order of the slots, and in a fragment in that of its SMILES.
@@ -194,7 +173,7 @@ class SEH(MoleculeDAG):
         parts, stems = self.fragments.molecules, self.fragments.stems.tolist()
         molecules = []
         row: list[int]
-        for row, chosen in zip(*(x.tolist() for x in self.coloured(states)), strict=True):
+        for row, chosen in zip(*(x.tolist() for x in self.layout.parts(states)), strict=True):
             bonds = [(i, j) for i in range(len(row)) for j in range(i) if min(chosen[i][j], chosen[j][i]) > UNSET]
             ends = [[(u, stems[row[u] - 1][chosen[u][v] - UNSET - 1]) for u, v in (b, b[::-1])] for b in bonds]
             molecules.append(assemble([parts[t - 1] for t in row if t], [(*one, *other) for one, other in ends]))
@@ -203,7 +182,7 @@ class SEH(MoleculeDAG):
     def to_texts(self, states: Tensor) -> list[str]:
         """Return terminal `states [B, d]` as texts: fragments, then the joins of slots and stems, `3 14 0.1-1.0`."""
         texts = []
-        for row, chosen in zip(*(x.tolist() for x in self.coloured(states)), strict=True):
+        for row, chosen in zip(*(x.tolist() for x in self.layout.parts(states)), strict=True):
             joins = [
                 f"{i}.{chosen[i][j] - UNSET - 1}-{j}.{chosen[j][i] - UNSET - 1}"
                 for j in range(len(row))
@@ -214,18 +193,23 @@ class SEH(MoleculeDAG):
         return texts
 
     def from_texts(self, texts: Iterable[str]) -> Tensor:
-        """Return the terminal states `[B, d]` of those of `texts`, as from `to_texts`, that have room for them."""
+        """Return the terminal states `[B, d]` of those of `texts`, as from `to_texts`, that have room for them.
+
+        Raises `ValueError` for a text that joins fragments which it does not name.
+        """
         slots, rows = self.max_fragments, []
         for text in texts:
             words = text.split()
-            joins = [[tuple(map(int, end.split("."))) for end in word.split("-")] for word in words if "-" in word]
             fragments = [int(word) + 1 for word in words if "-" not in word]
+            if len(fragments) > slots:
+                continue
             row = [*fragments, *[0] * (self.state_dim - len(fragments) - 1), 1]
-            for (i, s), (j, u) in joins:
-                row[slots + slots * i + j : slots + slots * i + j + 1] = [s + UNSET + 1]
-                row[slots + slots * j + i : slots + slots * j + i + 1] = [u + UNSET + 1]
-            if len(fragments) <= slots:
-                rows.append(row)
+            for word in (word for word in words if "-" in word):
+                (i, s), (j, u) = (map(int, end.split(".")) for end in word.split("-"))
+                if not max(i, j) < len(fragments):
+                    raise ValueError(f"{text!r}: {word} joins a fragment that is not there, of {len(fragments)}.")
+                row[slots + slots * i + j], row[slots + slots * j + i] = s + UNSET + 1, u + UNSET + 1
+            rows.append(row)
         return torch.tensor(rows, dtype=torch.int64, device=self.device).view(len(rows), self.state_dim)
 
     def complete(self, states: Tensor, sizes: Tensor, generator: Generator) -> Tensor:
@@ -257,21 +241,11 @@ class SEH(MoleculeDAG):
 
     def graph_view(self) -> GraphView:
         """Return how the state reads as a graph: a node's features are its fragment and 1 + its stems without edge."""
-        return GraphView(
-            slots=self.max_fragments,
-            node_values=(self.num_fragments + 1, MAX_STEMS + 2),
-            pair_values=MAX_STEMS + 2,
-            whole_values=(2,),
-            ordered=True,
-            node_actions=self.num_fragments,
-            pair_actions=MAX_STEMS,
-            backward_node_actions=1,
-            backward_pair_actions=1,
-        )
+        return self.layout.view(node_values=(self.num_fragments + 1, MAX_STEMS + 2), whole_values=(2,))
 
     def graph(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return nodes `[B, N, 2]`, ordered pairs `[B, N, N]` and whole `[B, 1]` (the stopped flag)."""
-        slots, pairs = self.coloured(states)
+        slots, pairs = self.layout.parts(states)
         free = self._num_stems[slots] - (pairs > 0).sum(2) + (slots > 0)
         return torch.stack([slots, free], 2), pairs.clone(), states[:, -1:].clone()
 

@@ -7,38 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gfn_envs.envs.molecules.base import require_rdkit
+from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
+from gfn_envs.envs.molecules.chem import listed
 from gfn_envs.envs.seh.download import read_weights
 from gfn_envs.envs.seh.proxy import NUM_FEATURES, Proxy
-from gfn_envs.errors import several
 
-require_rdkit()
-from rdkit import Chem, rdBase  # noqa: E402  (its absence is explained first)
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
 
 MAX_ATOMIC_NUMBER = 56
 """The proxy knows the elements up to barium."""
-BONDS = {
-    Chem.BondType.SINGLE: 1,
-    Chem.BondType.DOUBLE: 2,
-    Chem.BondType.TRIPLE: 3,
-    Chem.BondType.AROMATIC: 4,
-}
-"""The proxy's number of a bond; 0 is none."""
+BONDS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 4}
+"""The proxy's number of a bond, by RDKit's name of its type; 0 is none."""
 _ELEMENT = {1: 0, 6: 1, 7: 2, 8: 3, 9: 4}  # by atomic number; any other is 5
 _AROMATIC, _NUM_HYDROGENS = 9, 13
-_HYBRIDIZATION = {
-    Chem.HybridizationType.SP: 10,
-    Chem.HybridizationType.SP2: 11,
-    Chem.HybridizationType.SP3: 12,
-}
+_HYBRIDIZATION = {"SP": 10, "SP2": 11, "SP3": 12}  # by RDKit's name
 _CHUNK = 64  # molecules whose atoms a CPU's cache holds
 
 
-def atom_features(molecule: Chem.Mol) -> Tensor:
+def atom_features(molecule: Mol) -> Tensor:
     """Return the features of all atoms of a sanitised molecule, float32 `[atoms, 71]`.
 
     One-hot element (H, C, N, O, F, other) in 0 .. 5, aromatic in 9, one-hot sp, sp2, sp3 in 10 .. 12, number of
@@ -54,22 +46,22 @@ def atom_features(molecule: Chem.Mol) -> Tensor:
         values[i, _AROMATIC] = atom.GetIsAromatic()
         values[i, _NUM_HYDROGENS] = atom.GetTotalNumHs(includeNeighbors=True)
         values[i, _NUM_HYDROGENS + number] = 1
-        hybridization = _HYBRIDIZATION.get(atom.GetHybridization())
+        hybridization = _HYBRIDIZATION.get(atom.GetHybridization().name)
         if hybridization is not None:
             values[i, hybridization] = 1
     return features
 
 
-def atom_bonds(molecule: Chem.Mol) -> list[list[tuple[int, int]]]:
+def atom_bonds(molecule: Mol) -> list[list[tuple[int, int]]]:
     """Return the neighbours of each atom, as pairs of an atom's index and the number of the bond to it, 1 .. 4.
 
     `ValueError` for a bond that is neither single, double, triple nor aromatic.
     """
     bonds: list[list[tuple[int, int]]] = [[] for _ in range(molecule.GetNumAtoms())]
     for bond in molecule.GetBonds():
-        i, j, kind = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondType()
+        i, j, kind = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondType().name
         if kind not in BONDS:
-            raise ValueError(f"the bond of atoms {i} and {j} is {kind}; the proxy knows {', '.join(map(str, BONDS))}")
+            raise ValueError(f"the bond of atoms {i} and {j} is {kind}; the proxy knows {', '.join(BONDS)}")
         bonds[i].append((j, BONDS[kind]))
         bonds[j].append((i, BONDS[kind]))
     return bonds
@@ -93,7 +85,7 @@ def predict(smiles: str | Sequence[str], device: str | torch.device = "cpu") -> 
     A reward of 1 is a prediction of 8. Raises `ValueError` naming the SMILES that is no molecule or that the proxy
     cannot read, and as `download.fetch` does.
     """
-    parsed = [_parse(text) for text in several(smiles)]
+    parsed = [_parse(text) for text in listed([smiles] if isinstance(smiles, str) else smiles)]
     proxy = load_proxy(torch.device(device))
     predictions = torch.empty(len(parsed))
     for chosen in _by_size([len(features) for features, _ in parsed]):
@@ -113,8 +105,9 @@ def load_proxy(device: torch.device) -> Proxy:
 
 def _parse(smiles: str) -> tuple[Tensor, list[list[tuple[int, int]]]]:
     """Return `atom_features` and `atom_bonds` of a SMILES."""
-    with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles) if isinstance(smiles, str) else None
+    chem = require_rdkit()
+    with logs_blocked():
+        molecule = chem.MolFromSmiles(smiles) if isinstance(smiles, str) else None
     if molecule is None or not molecule.GetNumAtoms():
         raise ValueError(f"smiles must be SMILES of molecules, RDKit reads none in {smiles!r}.")
     try:

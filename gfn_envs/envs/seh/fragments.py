@@ -9,13 +9,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 
+from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
 from gfn_envs.envs.seh.download import BLOCKS, fetch
-from gfn_envs.envs.seh.features import Chem, atom_bonds, atom_features, pad_bonds, rdBase
+from gfn_envs.envs.seh.features import atom_bonds, atom_features, pad_bonds
 from gfn_envs.envs.seh.proxy import NUM_FEATURES
 from gfn_envs.errors import choose
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
 
 MAX_STEMS = 6
 """No fragment has more stems."""
@@ -24,8 +29,8 @@ FREE, JOINED, CONJUGATED = 0, 1, 2
 
 # What a stem is joined to while the table is built: methane for JOINED, ethene for CONJUGATED. The lone pair of
 # ammonia tells the atoms that conjugate: joined to one of them, it becomes sp2.
-_PARTNERS = {JOINED: Chem.MolFromSmiles("C"), CONJUGATED: Chem.MolFromSmiles("C=C")}
-_PROBE = Chem.MolFromSmiles("N")
+_PARTNERS = {JOINED: "C", CONJUGATED: "C=C"}
+_PROBE = "N"
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,11 @@ def _own_block(name: str, fragment: object) -> Block:
             pass
         case _:
             raise ValueError(f'{name} must be a pair such as ("CCO", [0, 1]), got {fragment!r}.')
-    with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles)
+    chem = require_rdkit()
+    with logs_blocked():
+        molecule = chem.MolFromSmiles(smiles)
     atoms = molecule.GetNumAtoms() if molecule else 0
-    if not atoms or len(Chem.GetMolFrags(molecule)) > 1:
+    if not atoms or len(chem.GetMolFrags(molecule)) > 1:
         raise ValueError(f"{name} must begin with the SMILES of one molecule, got {smiles!r}.")
     if any(atom.GetAtomicNum() == 0 or atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()):
         raise ValueError(f"{name} must have neither radicals nor unknown atoms, got {smiles!r}.")
@@ -90,23 +96,24 @@ def _own_block(name: str, fragment: object) -> Block:
     return Block(smiles, tuple(stems))
 
 
-def assemble(parts: Sequence[Chem.Mol], joins: Sequence[tuple[int, int, int, int]]) -> Chem.Mol:
+def assemble(parts: Sequence[Mol], joins: Sequence[tuple[int, int, int, int]]) -> Mol:
     """Return the sanitised molecule of `parts`, atoms in their order, with a single bond for each of `joins`.
 
     A join `(i, a, j, b)` is between atom `a` of part `i` and atom `b` of part `j`; each gives up a hydrogen.
     """
-    molecule, first = Chem.RWMol(), []
+    chem = require_rdkit()
+    molecule, first = chem.RWMol(), []
     for part in parts:
         first.append(molecule.GetNumAtoms())
         molecule.InsertMol(part)
     for i, a, j, b in joins:
         ends = first[i] + a, first[j] + b
-        molecule.AddBond(*ends, Chem.BondType.SINGLE)
+        molecule.AddBond(*ends, chem.BondType.SINGLE)
         for end in ends:
             # Implicit hydrogens follow the bonds by themselves, those written in the SMILES do not.
             atom = molecule.GetAtomWithIdx(end)
             atom.SetNumExplicitHs(max(atom.GetNumExplicitHs() - 1, 0))
-    Chem.SanitizeMol(molecule)
+    chem.SanitizeMol(molecule)
     return molecule.GetMol()
 
 
@@ -131,8 +138,10 @@ class Fragments:
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
+        parse = require_rdkit().MolFromSmiles
+        probe, partners = parse(_PROBE), {code: parse(smiles) for code, smiles in _PARTNERS.items()}
         self.smiles = tuple(block.smiles for block in blocks)
-        self.molecules = tuple(Chem.MolFromSmiles(smiles) for smiles in self.smiles)
+        self.molecules: tuple[Mol, ...] = tuple(map(parse, self.smiles))
         sizes = [molecule.GetNumAtoms() for molecule in self.molecules]
         self.num_atoms = torch.tensor(sizes)
         self.num_stems = torch.tensor([len(block.stems) for block in blocks])
@@ -145,8 +154,8 @@ class Fragments:
             self.features[f, : sizes[f]] = atom_features(molecule).unsqueeze(1)
             for s, atom in enumerate(block.stems):
                 self.stems[f, s], self.stem_of[f, atom] = atom, s
-                probe = assemble([_PROBE, molecule], [(0, 0, 1, atom)]).GetAtomWithIdx(0)
-                self.conjugates[f, s] = probe.GetHybridization() == Chem.HybridizationType.SP2
-                for code, partner in _PARTNERS.items():
+                probed = assemble([probe, molecule], [(0, 0, 1, atom)]).GetAtomWithIdx(0)
+                self.conjugates[f, s] = probed.GetHybridization().name == "SP2"
+                for code, partner in partners.items():
                     joined = assemble([molecule, partner], [(0, atom, 1, 0)])
                     self.features[f, atom, code] = atom_features(joined)[atom]

@@ -1,0 +1,109 @@
+"""Whether the policy prefers the objects of a test set as their reward does."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from agents.evaluation.estimates import log_likelihood
+from agents.evaluation.gflownet import GFlowNet
+from agents.evaluation.metric import Column, Context, Drawer, Metric
+from gfn_envs.abilities import HasTestSet
+from gfn_envs.metrics import pearson, spearman
+
+
+class CorrelationMetrics(Metric):
+    """The correlation of log P_theta with log R over the environment's test set, every so many evaluations.
+
+    Where the law that is sampled is R/|Aut|, log R stands for its log.
+
+    Attributes:
+        test_set: the objects used, their log R and the log P_theta last estimated, by the names `states`, `log_reward`
+            and `log_p`, each `[N, ...]`; empty before the first time.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        dag = context.dag
+        if not isinstance(dag, HasTestSet):
+            raise ValueError(
+                f"the metric correlation needs {type(dag).__name__} to have test_states (gfn_envs.abilities)."
+            )
+        self._test_states = dag.test_states
+        self.test_set: dict[str, Tensor] = {}
+        self.evaluations = 0
+
+    def columns(self) -> dict[str, Column]:
+        panel = "correlation of log P and log R on the test set"
+        about = "rank correlation of log P and log R on the test set"
+        return {
+            "pearson": Column("Pearson", "{:.3f}", panel),
+            "spearman": Column("Spearman", "{:.3f}", panel, compared=300, meaning=about),
+            "test_seconds": Column("seconds for the test set", "{:.1f}", in_table=False),
+        }
+
+    def compute(self, gflownet: GFlowNet | None, last: bool) -> dict[str, float]:
+        """Return the figures in their turn, and whenever it is the last."""
+        if gflownet is None or not gflownet.stochastic:
+            return {}
+        self.evaluations += 1
+        every = self.context.settings.test_every
+        if not every or not (last or self.evaluations % every == 0):
+            return {}
+        started = time.perf_counter()
+        states, log_reward = self._chosen
+        if len(states) == 0:  # none of the fixed set fits a small instance
+            return {}
+        log_p = log_likelihood(gflownet, states, self.context.settings.test_rollouts, self.context.generator)
+        self.test_set = {"states": states.cpu(), "log_reward": log_reward.cpu(), "log_p": log_p.cpu()}
+        return {
+            "spearman": spearman(log_p, log_reward),
+            "pearson": pearson(log_p, log_reward),
+            "test_seconds": time.perf_counter() - started,
+        }
+
+    @cached_property
+    def _chosen(self) -> tuple[Tensor, Tensor]:
+        """Return the objects of the test set that are used, `[N, d]`, and log R of the law that is sampled, `[N]`."""
+        states, dag = self._test_states(), self.context.dag
+        states = states[spread(len(states), self.context.settings.test_objects)]
+        return states, dag.log_reward(states) - dag.log_symmetry(states)
+
+    def pictures(self, gflownet: GFlowNet | None) -> dict[str, Drawer]:
+        return {"correlation": lambda: scatter(self.test_set)} if self.test_set else {}
+
+    def state_dict(self) -> dict:
+        return {"test_set": self.test_set, "evaluations": self.evaluations}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.test_set, self.evaluations = state["test_set"], state["evaluations"]
+
+
+def spread(n: int, count: int) -> Tensor:
+    """Return `count` increasing indices evenly spread over `0 .. n - 1`, or all of them where `count` is 0 or too many.
+
+    There is one in each of `count` stretches, at a place that moves on from one stretch to the next. A constant stride
+    could fall in with a period of the list, and take every mode with no flip at all, for example.
+    """
+    if not 0 < count < n:
+        return torch.arange(n)
+    i = torch.arange(count)
+    return i * n // count + i % (n // count)
+
+
+def scatter(test_set: dict[str, Tensor]) -> Figure:
+    """Draw log R against the estimated log P_theta of the test set's objects."""
+    log_reward, log_p = test_set["log_reward"], test_set["log_p"]
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(log_reward.numpy(), log_p.numpy(), s=8, alpha=0.5)
+    axes.set_xlabel("log R")
+    axes.set_ylabel("log P, estimated by backward rollouts")
+    correlation = f"Pearson {pearson(log_p, log_reward):.3f}, Spearman {spearman(log_p, log_reward):.3f}"
+    axes.set_title(f"{len(log_p)} test objects: {correlation}", fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure
