@@ -24,16 +24,16 @@ compare: .venv  ## agents, Stable-Baselines3, random and MCMC on the same hyperg
 	$(BIN)/python agents/sweep.py --out runs/compare
 	$(BIN)/python agents/compare.py runs/compare --out runs/compare/report
 
-test: .venv  ## style and the quick tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: check  ## style, types and the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: .venv  ## the slow tests besides
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
-check: .venv  ## types (pyright fetches itself from npm the first time)
-	$(BIN)/pyright
+check: .venv  ## style and types, without the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
 bench: .venv  ## speed of rollouts, training and the vector environment
 	$(BIN)/python -m agents.runs.bench

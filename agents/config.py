@@ -31,12 +31,17 @@ _SECTION = "_settings"
 class RunSettings(Settings):
     """What the settings of all runs have in common; a subclass is a dataclass, and says what they mean."""
 
+    kind: ClassVar[str]
+    """The kind of run that has these settings: its subclass of `agents.runs.kinds.RunKind`, as `"module:Class"`."""
+    choices: ClassVar[tuple[str, ...]]
+    """Settings that decide which others there are, and what their defaults are."""
     extends: ClassVar[tuple[str, ...]] = ("trajectories",)
     """Settings that may change when the run goes on."""
 
     env: str
     env_kwargs: str
     seed: int
+    device: str
     eval: EvaluationSettings
 
     def parsed_env_kwargs(self) -> dict[str, Any]:
@@ -57,8 +62,8 @@ class RunSettings(Settings):
         return flat
 
     def to_json(self) -> str:
-        """Return the settings as JSON: their format, then every setting by its dotted name."""
-        return json.dumps({"format": FORMAT, **self.flat()}, indent=2)
+        """Return the settings as JSON: their format and kind, then every setting by its dotted name."""
+        return json.dumps({"format": FORMAT, "kind": self.kind, **self.flat()}, indent=2)
 
     def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
         """Return the settings that differ from `other`, by dotted name: own value and the other's, None for none."""
@@ -69,22 +74,38 @@ class RunSettings(Settings):
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the settings that `to_json` wrote; `ValueError` for what is unknown, wrong, or of another format."""
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise InvalidSettingError(f"the settings must be a JSON object, got {values!r}")
-        written = values.pop("format", 1)
-        if written != FORMAT:
-            version = "gfn-envs 0.1" if written == 1 else f"another version of gfn-envs (format {written!r})"
-            raise InvalidSettingError(
-                f"it was written by {version}, and this version reads settings of format {FORMAT} only: train again, "
-                "or go on with the version that wrote it"
-            )
+        kind, values = read_values(text)
+        if kind != cls.kind:
+            raise InvalidSettingError(f"it holds the settings of another kind of run ({kind!r}, not {cls.kind!r})")
         return cls.from_flat(values)
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
         """Return the settings of values by dotted name; the rest have the defaults of their fields."""
         raise NotImplementedError
+
+
+def read_values(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the kind of run and the values by dotted name that `RunSettings.to_json` wrote; it imports nothing.
+
+    Raises `ValueError` for what is not JSON, not of this project, or of another format.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise InvalidSettingError(f"the settings must be a JSON object, got {values!r}")
+    if not {"format", "agent", "algo"} & set(values):
+        raise InvalidSettingError("its settings are not of this project (they name no format)")
+    written = values.pop("format", 1)
+    if written != FORMAT:
+        version = "gfn-envs 0.1" if written == 1 else f"another version of gfn-envs (format {written!r})"
+        raise InvalidSettingError(
+            f"it was written by {version}, and this version reads settings of format {FORMAT} only: train again, "
+            "or go on with the version that wrote it"
+        )
+    kind = values.pop("kind", None)
+    if not isinstance(kind, str):
+        raise InvalidSettingError("it does not say of which kind of run its settings are")
+    return kind, values
 
 
 def json_object(flag: str, text: str) -> dict[str, Any]:
@@ -114,6 +135,9 @@ def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str
 @dataclass(frozen=True)
 class Config(RunSettings):
     """One training run: the names of what it chose, the settings that each choice owns, and those of every run."""
+
+    kind: ClassVar[str] = "agents.runs.kinds:AgentRun"
+    choices: ClassVar[tuple[str, ...]] = ("agent", "backward", "network", "preset")
 
     agent: str = "mdqn"
     """Forward objective; MODULE:NAME first imports the module that registers it, also from the current folder."""
@@ -164,10 +188,10 @@ class Config(RunSettings):
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
-        names = {kind: values.get(kind, getattr(cls, kind)) for kind in CHOICES}
-        groups = {kind + _SECTION: CHOICES[kind].find(name)() for kind, name in names.items()}
-        made = dataclasses.replace(cls(**groups), **names)
-        return with_values(made, values)
+        # The names are made first: that refuses one of the wrong type before it is looked up.
+        chosen = make(cls, {kind: values[kind] for kind in CHOICES if kind in values}, "")
+        groups = {kind + _SECTION: choices.find(getattr(chosen, kind))() for kind, choices in CHOICES.items()}
+        return with_values(dataclasses.replace(chosen, **groups), values)
 
 
 CHOICES = {
@@ -209,7 +233,7 @@ def choose_network(name: str, env: str) -> str:
     dag = load(find(env)[0])
     if name == "auto":
         return next(each for each in registry.NETWORKS.names() if not registry.NETWORKS.find(each).fits(dag))
-    if lacking := registry.NETWORKS.find(name).fits(dag):
+    if lacking := registry.NETWORKS.find(name, "auto").fits(dag):
         raise ValueError(f"--network {name} needs {dag.__name__} to offer {lacking}.")
     return name
 

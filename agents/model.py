@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agents.backward import Backward
-from agents.config import Config
+from agents.config import Config, RunSettings
 from agents.networks.base import merged
 from agents.networks.target import Targets
 from agents.objectives.base import Agent
@@ -30,7 +30,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(device)
 
 
-def make_dag(config: Config) -> DAG:
+def make_dag(config: RunSettings) -> DAG:
     """Make the environment's DAG on the run's device."""
     return make(config.env, device=resolve_device(config.device), **config.parsed_env_kwargs())
 

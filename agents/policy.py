@@ -18,6 +18,7 @@ from torch import Tensor
 
 from agents.config import Config
 from agents.evaluation.estimates import log_likelihood, log_probs
+from agents.evaluation.gflownet import GFlowNet
 from agents.model import Model, build_model, resolve_device
 from agents.runs.folder import RunFileError, write_atomically
 from agents.sampling.categorical import gumbel_noise, sample_actions
@@ -73,6 +74,10 @@ class TrainedPolicy:
     def log_z(self) -> float:
         """The estimate of log Z."""
         return float(self._model.agent.log_z())
+
+    def gflownet(self) -> GFlowNet:
+        """Return the policy as metrics look at it: P_F, P_B and log Z."""
+        return self._model.agent
 
     def sample(self, num: int, seed: int = 0) -> Samples:
         """Complete `num` objects by the policy, with random numbers drawn from `seed`."""

@@ -6,6 +6,7 @@ are registered below by the same calls that anybody uses for theirs.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -36,13 +37,13 @@ class Registry(Generic[T]):
         """Return the registered names, oldest first."""
         return list(self._rows)
 
-    def find(self, name: str) -> T:
+    def find(self, name: str, *others: str) -> T:
         """Return what a name stands for; `"module:name"` first imports the module that registers the name.
 
         Raises `ValueError` for a module that cannot be imported and for an unknown name (the message lists the known
-        ones, closest first).
+        ones, closest first, among them `others` that the caller knows besides).
         """
-        return load(resolve(self.kind, name, self._rows))
+        return load(resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, ""))))
 
 
 def bare(name: str) -> str:
@@ -121,7 +122,8 @@ Preset = Callable[[Choice], dict[str, Any]]
 """What a run chose -> values of settings by dotted name."""
 
 EVERY_ENV = "*"
-_PRESETS: dict[tuple[str, str], str] = {}
+_PRESETS: dict[str, dict[str, str]] = {}
+"""Name of a preset -> environment -> `"module:function"`."""
 
 
 def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
@@ -134,12 +136,12 @@ def register_preset(name: str, preset: str, env: str = EVERY_ENV) -> None:
         env: the id of the only environment that it is for; by default it is for all.
     """
     check_reference("preset", preset)
-    _PRESETS[name, env] = preset
+    _PRESETS.setdefault(name, {})[env] = preset
 
 
 def preset_names() -> list[str]:
     """Return the names of presets."""
-    return list(dict.fromkeys(name for name, _ in _PRESETS))
+    return list(_PRESETS)
 
 
 def preset_values(name: str, choice: Choice) -> dict[str, Any]:
@@ -147,12 +149,11 @@ def preset_values(name: str, choice: Choice) -> dict[str, Any]:
 
     `"module:name"` first imports the module that registers the preset. Raises `ValueError` for an unknown name.
     """
-    known = {each: each for each in preset_names()}
     values: dict[str, Any] = {}
-    for each in dict.fromkeys(("default", resolve("preset", name, known))):
+    for by_env in (_PRESETS["default"], resolve("preset", name, _PRESETS)):
         for env in (EVERY_ENV, choice.env):
-            if (each, env) in _PRESETS:
-                values |= load(_PRESETS[each, env])(choice)
+            if env in by_env:
+                values |= load(by_env[env])(choice)
     return values
 
 

@@ -32,7 +32,7 @@ class InvalidSettingError(ValueError):
     """A setting has no place, the wrong type, or a value that is out of range."""
 
 
-def annotations(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
     """Return the type of each field of a settings class, `Annotated` included."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -49,7 +49,7 @@ def make(cls: type[Settings], values: dict[str, Any], prefix: str) -> Settings:
     Raises `InvalidSettingError` for a name that the group does not have and for a value of the wrong type. `prefix` is
     what the dotted names of the group begin with.
     """
-    types = annotations(cls)
+    types = field_types(cls)
     if unknown := sorted(set(values) - set(types)):
         known = ", ".join(prefix + name for name in types) or "none"
         raise InvalidSettingError(
@@ -67,7 +67,7 @@ def check(settings: Any, usual: Any, prefix: str = "", choice: str = "") -> None
         prefix: what the dotted names of the group begin with.
         choice: what the group belongs to, for the message.
     """
-    defaults, types = values_of(usual), annotations(type(settings))
+    defaults, types = values_of(usual), field_types(type(settings))
     skipped = settings.unread()
     for name, value in values_of(settings).items():
         if dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""All settings of a baseline's run."""
+"""The settings of a baseline's run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from typing import Annotated, Any, ClassVar, Self
 
 from agents.config import RunSettings, json_object, with_values
 from agents.evaluation.settings import EvaluationSettings
-from agents.settings import Bounds
+from agents.registry import METRICS, bare
+from agents.settings import Bounds, check
+from baselines.registry import ALGORITHMS
+from gfn_envs.registry import find
 
 
 @dataclass(frozen=True)
 class BaselineConfig(RunSettings):
     """One run of a baseline."""
 
+    kind: ClassVar[str] = "baselines.run_kind:BaselineRun"
+    choices: ClassVar[tuple[str, ...]] = ("algo",)
     extends: ClassVar[tuple[str, ...]] = ("trajectories", "steps")
 
     algo: str = "maskable_ppo"
-    """What runs; see above."""
+    """What runs, see above; MODULE:NAME first imports the module that registers it, also from the current folder."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment; MODULE:ID first imports the module that registers it, also from the current folder."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
+    metrics: tuple[str, ...] = ()
+    """Metrics besides the usual ones; MODULE:NAME first imports the module that registers it."""
     reward_mode: str = "log_reward"
     """What SB3's algorithms are paid: log_reward or reward when an object is complete, or soft, on every edge."""
     trajectories: Annotated[int, Bounds(0, 10**12)] = 100_000
@@ -47,6 +54,9 @@ class BaselineConfig(RunSettings):
         """Return `algo_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
         return json_object("--algo-kwargs", self.algo_kwargs)
 
+    def unread(self) -> frozenset[str]:
+        return frozenset() if ALGORITHMS.find(self.algo).paid else frozenset({"reward_mode"})
+
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
         return with_values(cls(), values)
@@ -65,7 +75,32 @@ ENV_PRESETS: dict[str, dict[str, Any]] = {
 """What an environment changes of them."""
 
 
-def preset(env: str, algo: str) -> BaselineConfig:
-    """Return the default settings of `algo` on `env`."""
-    row = ENV_PRESETS.get(env.rpartition(":")[2], {})
-    return BaselineConfig.from_flat({"algo": algo, "env": env, **row, **ALGO_PRESETS.get(algo, {})})
+def usual_reward_mode(env: str) -> str:
+    """Return the default of `--reward-mode` on an environment."""
+    return ENV_PRESETS.get(bare(env), {}).get("reward_mode", BaselineConfig.reward_mode)
+
+
+def usual(env: str = BaselineConfig.env, algo: str = BaselineConfig.algo) -> BaselineConfig:
+    """Return the default settings of an algorithm on an environment.
+
+    Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown one.
+    """
+    find(env)
+    ALGORITHMS.find(algo)
+    row = {"algo": algo, "env": env, "reward_mode": usual_reward_mode(env)}
+    return BaselineConfig.from_flat(row | ALGO_PRESETS.get(bare(algo), {}))
+
+
+def check_config(config: BaselineConfig) -> None:
+    """Raise `ValueError` for an unknown name, a number out of range, or a setting that this run would not read.
+
+    Raises `ModuleNotFoundError` where the library of the algorithm is missing.
+    """
+    default = usual(config.env, config.algo)
+    check(config, default, choice=f"--algo {config.algo}")
+    check(config.eval, default.eval, "eval.")
+    if not config.trajectories and not config.steps:
+        raise ValueError("--trajectories 0 and --steps 0 together would never end: give one of them.")
+    for name in config.metrics:
+        METRICS.find(name)
+    ALGORITHMS.find(config.algo).check(config)

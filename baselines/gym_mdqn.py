@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents.networks.mlp import MLPTorso
-from agents.objectives.losses import huber, log_prob, munchausen_target, soft_value
+from agents.objectives.losses import huber, munchausen_target
 from agents.runs.folder import write_atomically
-from agents.sampling.rollout import gumbel_noise, sample_actions
+from agents.sampling.categorical import gumbel_noise, log_prob, sample_actions, soft_value
 from gfn_envs.errors import integer_at_least
 
 
@@ -99,8 +99,10 @@ class GymMunchausenDQN:
     def __init__(self, env: gymnasium.Env, settings: GymDQNSettings | None = None, seed: int = 0) -> None:
         self.env, self.settings = env, settings or GymDQNSettings()
         self._check_settings()
-        self._check_spaces()
-        self.num_actions = int(env.action_space.n)  # type: ignore[attr-defined]
+        self._check_observations()
+        if not isinstance(env.action_space, spaces.Discrete):
+            raise ValueError(f"The action space must be Discrete, got {env.action_space}.")
+        self.num_actions, self._first_action = int(env.action_space.n), int(env.action_space.start)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             make = (env.observation_space, self.num_actions, self.settings.width, self.settings.layers)
@@ -122,10 +124,8 @@ class GymMunchausenDQN:
         if not 0 < settings.temperature < math.inf:
             raise ValueError(f"temperature must be positive, got {settings.temperature}.")
 
-    def _check_spaces(self) -> None:
-        observations, actions = self.env.observation_space, self.env.action_space
-        if not isinstance(actions, spaces.Discrete):
-            raise ValueError(f"The action space must be Discrete, got {actions}.")
+    def _check_observations(self) -> None:
+        observations = self.env.observation_space
         flat = isinstance(observations, spaces.MultiDiscrete | spaces.Box) and len(observations.shape) == 1
         if not (flat or isinstance(observations, spaces.Discrete)):
             raise ValueError(
@@ -227,7 +227,7 @@ class GymMunchausenDQN:
         return torch.from_numpy(mask)
 
     def _to_env(self, action: int) -> int:
-        return action + int(self.env.action_space.start)  # type: ignore[attr-defined]
+        return action + self._first_action
 
     def save(self, path: str | Path) -> None:
         """Write settings and weights; not the replay: loaded, it acts at once, and learns from what it then sees."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from agents.evaluation.metric import Column
 from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import Policy, Trajectories, rollout
-from baselines.method import Method, Progress
+from baselines.base import Baseline, Progress
 from gfn_envs.dag import DAG
 
 
@@ -24,7 +24,7 @@ def uniform_policy(dag: DAG) -> Policy:
     return lambda states: torch.zeros(len(states), dag.num_actions, device=states.device)
 
 
-class RandomPolicy(Method):
+class RandomPolicy(Baseline):
     """Complete objects by uniformly drawn legal actions, `num_envs` at a time."""
 
     exact = stochastic = True
@@ -51,7 +51,7 @@ class RandomPolicy(Method):
         set_state(self.generator, state["generator"])
 
 
-class MetropolisHastings(Method):
+class MetropolisHastings(Baseline):
     """`num_envs` chains over terminal states: walk some steps back, forwards again to another object, take it or not.
 
     A move walks k steps back by the uniform P_B, k geometric with mean `mean_back` (no further than s0), then forwards

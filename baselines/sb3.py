@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import torch
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from torch import Tensor
 
 from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
+from baselines.base import Baseline, Progress
 from baselines.config import BaselineConfig
-from baselines.method import Method, Progress
 from baselines.vec_env import ToSB3VecEnv
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.errors import choose
+from gfn_envs.registry import load
 
-
-def actor_logits(model: Any, dag: DAG) -> Policy:
-    """Return the logits of an actor's action distribution."""
-    return lambda states: model.policy.get_distribution(states).distribution.logits
-
-
-def greedy_logits(model: Any, dag: DAG) -> Policy:
-    """Return the deterministic policy that takes the legal action of highest Q-value, as logits."""
-
-    def logits(states: Tensor) -> Tensor:
-        values = model.policy.quantile_net(states).mean(1) if hasattr(model, "quantile_net") else model.q_net(states)
-        best = values.masked_fill(~dag.action_mask(states), -torch.inf).argmax(1, keepdim=True)
-        return torch.full_like(values, -1e9).scatter(1, best, 0.0)
-
-    return logits
+if TYPE_CHECKING:
+    from baselines.algorithms import SB3Algorithm
 
 
 class IntExtractor(FlattenExtractor):
@@ -53,52 +37,10 @@ class IntExtractor(FlattenExtractor):
         self._features_dim = int(self._features_dim)
 
 
-@dataclass(frozen=True)
-class Row:
-    """An algorithm: where its class is, what it needs, and the keyword arguments that it is made with."""
-
-    algorithm: str
-    defaults: dict[str, Any]
-    policy: str = "MlpPolicy"
-    masked: bool = False
-    exact: bool = True
-    stochastic: bool = True
-    logits: Callable[[Any, DAG], Policy] = actor_logits
-    extractor: type[FlattenExtractor] = FlattenExtractor
-
-
-_NET = {"policy_kwargs": {"net_arch": [256, 256]}}
-# The return is what an object is worth, however long it took to build: no discount.
-_ACTOR = {**_NET, "gamma": 1.0, "n_steps": 64}
-_PPO = {**_ACTOR, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3, "ent_coef": 0.01}
-# With a discount: an invalid action leads back to its own state, which without one is no worse than a step forward.
-_DQN = {
-    **_NET, "gamma": 0.99, "learning_rate": 5e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000,
-    "train_freq": 1, "gradient_steps": 1, "target_update_interval": 5_000, "exploration_fraction": 0.3,
-    "exploration_final_eps": 0.05,
-}  # fmt: skip
-
-ROWS: dict[str, Row] = {
-    "maskable_ppo": Row("sb3_contrib:MaskablePPO", _PPO, masked=True),
-    "ppo": Row("stable_baselines3:PPO", _PPO),
-    "a2c": Row("stable_baselines3:A2C", {**_ACTOR, "n_steps": 16, "ent_coef": 0.01}),
-    "trpo": Row("sb3_contrib:TRPO", {**_ACTOR, "batch_size": 512}),
-    "recurrent_ppo": Row(
-        "sb3_contrib:RecurrentPPO",
-        {**_PPO, "policy_kwargs": {"net_arch": [128], "lstm_hidden_size": 128}},
-        policy="MlpLstmPolicy",
-        exact=False,
-        stochastic=False,
-        extractor=IntExtractor,
-    ),
-    "dqn": Row("stable_baselines3:DQN", _DQN, stochastic=False, logits=greedy_logits),
-    "qrdqn": Row("sb3_contrib:QRDQN", _DQN, stochastic=False, logits=greedy_logits),
-}
-
 _OURS = ("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model", "use_sde")
 
 
-class SB3Method(Method):
+class SB3Baseline(Baseline):
     """An algorithm of SB3 on the native vector environment.
 
     Algorithms that know no masks run with `invalid_action="noop"`, an invalid action leading back to its own state, and
@@ -111,14 +53,14 @@ class SB3Method(Method):
     that it is not the same to the bit as one never stopped.
     """
 
-    def __init__(self, dag: DAG, config: BaselineConfig, row: Row, device: str) -> None:
+    def __init__(self, dag: DAG, config: BaselineConfig, algorithm: SB3Algorithm) -> None:
         super().__init__(dag)
-        self.masked = row.masked
-        self.exact = row.exact and not dag.renames_slots
-        self.stochastic = row.stochastic and self.exact
-        self._config, self._row = config, row
+        self.masked = algorithm.masked
+        self.exact = algorithm.exact and not dag.renames_slots
+        self.stochastic = algorithm.stochastic and self.exact
+        self._config, self._algorithm = config, algorithm
         self.env, self._greedy_env = self._make_env(config.num_envs), self._make_env(1)
-        self.model = self._make_model(device)
+        self.model = self._make_model()
         self.model.set_logger(Logger(folder=None, output_formats=[]))
         self._lengths = np.zeros(config.num_envs, dtype=np.int64)
         self._invalid = self._steps = 0
@@ -136,18 +78,18 @@ class SB3Method(Method):
         )
         return ToSB3VecEnv(env)
 
-    def _make_model(self, device: str) -> Any:
-        module, _, name = self._row.algorithm.partition(":")
-        algorithm: type[BaseAlgorithm] = getattr(importlib.import_module(module), name)
-        accepted = {name: None for name in inspect.signature(algorithm).parameters if name not in _OURS}
+    def _make_model(self) -> Any:
+        make: Callable[..., Any] = load(self._algorithm.algorithm)
+        accepted = {name: None for name in inspect.signature(make).parameters if name not in _OURS}
         given = self._config.parsed_algo_kwargs()
         for key in given:
-            choose(f"keyword argument of {algorithm.__name__} in --algo-kwargs", key, accepted)
-        arguments = {**self._row.defaults, **given}
-        arguments["policy_kwargs"] = {"features_extractor_class": self._row.extractor, **arguments["policy_kwargs"]}
-        make: Callable[..., Any] = algorithm
+            choose(f"keyword argument of {make.__name__} in --algo-kwargs", key, accepted)
+        arguments = {**self._algorithm.defaults, **given}
+        extractor = {"features_extractor_class": load(self._algorithm.extractor)}
+        arguments["policy_kwargs"] = {**extractor, **arguments["policy_kwargs"]}
+        device = str(self.dag.device)
         try:
-            return make(self._row.policy, self.env, seed=self._config.seed, device=device, **arguments)
+            return make(self._algorithm.policy, self.env, seed=self._config.seed, device=device, **arguments)
         except (AssertionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"--algo {self._config.algo} does not take {self._config.env} "
@@ -155,7 +97,7 @@ class SB3Method(Method):
             ) from error
 
     def run(self, report: Callable[[Progress], bool]) -> None:
-        # How far to go is the session's business, which counts objects.
+        # How far to go is the trainer's business, which counts objects.
         callback = _Callback(lambda: report(self._progress()))
         self._lengths[:] = 0
         first = self.model.num_timesteps == 0
@@ -191,7 +133,7 @@ class SB3Method(Method):
             self.model._total_timesteps = max(1, round(self.model.num_timesteps / done))
 
     def policy(self) -> Policy:
-        return torch.no_grad()(self._row.logits(self.model, self.dag))
+        return torch.no_grad()(self._algorithm.logits(self.model, self.dag))
 
     def metrics(self) -> dict[str, float]:
         """Return the share of invalid steps so far, the greedy policy's return and SB3's own figures."""

@@ -16,20 +16,16 @@ from typing import Annotated
 import torch
 import tyro
 
+from agents.model import make_dag
+from agents.registry import bare
 from agents.runs import command, report
 from agents.runs.folder import RunFolder
 from agents.runs.loggers import TensorBoard, require
-from baselines.config import BaselineConfig, preset
+from baselines.build import build_trainer
+from baselines.config import BaselineConfig, usual
+from baselines.registry import ALGORITHMS
+from baselines.trainer import Trainer
 from gfn_envs import registered
-from gfn_envs.errors import choose
-from gfn_envs.registry import find
-
-try:
-    from baselines import build as assemble
-except ModuleNotFoundError as error:  # pragma: no cover
-    sys.exit(f"error: {error.name} is not installed: pip install -e '.[baselines]' in the clone")
-
-from baselines.trainer import Session
 
 HELP = """Run a baseline on any registered environment, to compare agents with.
 
@@ -45,6 +41,9 @@ A short run:
 Go on with it after Ctrl-C or a kill, or extend it:
   python baselines/run.py --resume runs/ppo
   python baselines/run.py --resume runs/ppo --trajectories 40000
+
+The same settings again, but for what is given besides:
+  python baselines/run.py --config runs/ppo/config.json --seed 1 --out runs/ppo-1
 
 What there is to choose from:
   --algo: {algorithms}
@@ -65,64 +64,69 @@ class Options(command.RunOptions):
 def parse(argv: list[str]) -> Options:
     """Return the options of a command line; the defaults depend on the algorithm, or are those of the run to resume."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag, default in (("--algo", "maskable_ppo"), ("--env", "gfn/Hypergrid-v0"), ("--resume", "")):
-        first.add_argument(flag, nargs="?", default=default, const=default)
+    choices = {"algo": BaselineConfig.algo, "env": BaselineConfig.env, "resume": "", "config": ""}
+    for flag, default in choices.items():
+        first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     for flag in ("--steps", "--trajectories"):
         first.add_argument(flag)
     known, _ = first.parse_known_args(argv)
-    helps = bool({"-h", "--help"} & set(argv))
-    if known.resume and not helps:
-        config = RunFolder(Path(known.resume), BaselineConfig).read_config()
-    else:
-        if not helps:
-            choose("algorithm", known.algo, assemble.ALGORITHMS)
-            find(known.env)
-        config = preset(known.env, known.algo)
+    config = command.recorded(known.resume, known.config, BaselineConfig)
+    if config is None:
+        config = usual(known.env, known.algo)
         if known.steps and not known.trajectories:
             config = dataclasses.replace(config, trajectories=0)
-    texts = {"algorithms": ", ".join(assemble.ALGORITHMS), "envs": ", ".join(registered())}
-    text = HELP.format(**texts, defaults=assemble.describe_defaults())
-    return tyro.cli(
+    texts = {"algorithms": ", ".join(ALGORITHMS.names()), "envs": ", ".join(registered())}
+    text = HELP.format(**texts, defaults=describe_defaults())
+    options = tyro.cli(
         Options, args=argv, default=Options(config=config), prog="python baselines/run.py", description=text
     )
+    command.check_choices(options.config_file, config, options.config)
+    return options
 
 
-def open_run(options: Options) -> tuple[RunFolder[BaselineConfig], Session]:
-    """Make the session of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
+def describe_defaults() -> str:
+    """Return the keyword arguments that each algorithm is made with, a line each."""
+    rows = {name: ALGORITHMS.find(name).defaults for name in ALGORITHMS.names()}
+    shown = {name: ", ".join(f"{key}={value}" for key, value in values.items()) for name, values in rows.items()}
+    return "\n".join(f"  {name}: {text or '(none)'}" for name, text in shown.items())
+
+
+def open_run(options: Options) -> tuple[RunFolder[BaselineConfig], Trainer]:
+    """Make the trainer of a new run, or of the one to resume, and its folder; nothing is written if that fails."""
     config = options.config
-    folder = command.folder_of(options, config, config.algo)
+    folder = command.folder_of(options, config, bare(config.algo))
     if options.tensorboard:
         require("tensorboard")
     torch.set_num_threads(config.threads)
-    session = assemble.build_session(config)
-    command.begin(folder, session, config, bool(options.resume))
-    return folder, session
+    trainer = build_trainer(config, make_dag(config))
+    command.begin(folder, trainer, config, bool(options.resume))
+    return folder, trainer
 
 
-def train(options: Options, folder: RunFolder[BaselineConfig], session: Session) -> int:
+def train(options: Options, folder: RunFolder[BaselineConfig], trainer: Trainer) -> int:
     """Run to the end or to a signal, save, report; return the exit code."""
-    config = session.config
+    config = trainer.config
     until = [f"{getattr(config, name):,} {name}" for name in config.extends if getattr(config, name)]
     print(
         f"{config.algo} on {config.env} {config.env_kwargs}, {' or '.join(until)}, reward mode {config.reward_mode}, "
-        f"seed {config.seed}, {session.dag.device} -> {folder.path}"
-        + (f" (going on after {session.trajectories:,})" if session.trajectories else ""),
+        f"seed {config.seed}, {trainer.dag.device} -> {folder.path}"
+        + (f" (going on after {trainer.trajectories:,})" if trainer.trajectories else ""),
         flush=True,
     )
 
-    for name, reason in session.evaluator.left_out.items():
+    for name, reason in trainer.evaluator.left_out.items():
         print(f"metric {name} is left out: {reason}", file=sys.stderr)
 
     def close(finished: bool) -> list[Path]:
-        session.method.save_model(folder.path)
-        pictures = report.draw(folder, session)
+        trainer.baseline.save_model(folder.path)
+        pictures = report.draw(folder, trainer)
         if finished:
-            report.write_tables(folder, session)
-            folder.write_summary(command.summary(session, ("algo", "reward_mode", "env", "seed")))
+            report.write_tables(folder, trainer)
+            folder.write_summary(command.summary(trainer, ("algo", "reward_mode", "env", "seed")))
         return pictures
 
     loggers = [TensorBoard(folder.path)] if options.tensorboard else []
-    return command.follow(folder, session, loggers, options.progress, close)
+    return command.follow(folder, trainer, loggers, options.progress, close)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,24 +10,23 @@ from tqdm import tqdm
 from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import FixedPolicy
 from agents.evaluation.metric import Column, run_columns
+from baselines.base import Baseline, Progress
 from baselines.config import BaselineConfig
-from baselines.method import Method, Progress
-from gfn_envs.dag import DAG, LogRewards
+from gfn_envs.dag import LogRewards
 
 FLUSH_EVERY = 1_000
-"""Reports of a method between two counts of what it completed."""
+"""Reports of a baseline between two counts of what it completed."""
 
 
-class Session:
-    """Runs one method on one DAG and measures it as agents are measured.
+class Trainer:
+    """Runs one baseline on one DAG and measures it as agents are measured.
 
     `history` holds one dictionary of metrics an evaluation, under the names of `agents.trainer.Trainer`; besides them
-    `steps`, environment steps so far, and what the method itself has to say.
+    `steps`, environment steps so far, and what the baseline itself has to say.
     """
 
-    def __init__(self, config: BaselineConfig, dag: DAG, method: Method) -> None:
-        self.config, self.dag, self.method = config, dag, method
-        self.evaluator = Evaluator(dag, config.eval, seed=config.seed + 2)
+    def __init__(self, config: BaselineConfig, baseline: Baseline, evaluator: Evaluator) -> None:
+        self.config, self.dag, self.baseline, self.evaluator = config, baseline.dag, baseline, evaluator
         self.trajectories = self.steps = self._reports = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -56,7 +55,7 @@ class Session:
             before = self.trajectories
             self._count(new)
             done = self.done()
-            self.method.schedule(done)
+            self.baseline.schedule(done)
             bar.n = min(total, self.trajectories if in_objects else self.steps)
             bar.update(0)
             every = self.config.eval_every
@@ -67,7 +66,7 @@ class Session:
             return done < 1 and not stop()
 
         with bar:
-            self.method.run(take)
+            self.baseline.run(take)
         self.seconds += time.perf_counter() - started
         return self.done() >= 1
 
@@ -81,7 +80,7 @@ class Session:
             self.evaluator.flush()
 
     def evaluate(self) -> dict[str, float]:
-        """Measure the method, append the metrics to `history` and return them."""
+        """Measure the baseline, append the metrics to `history` and return them."""
         last = self.history[-1] if self.history else {"seconds": 0.0, "steps": 0}
         seconds = self.seconds - last["seconds"]
         metrics: dict[str, float] = {
@@ -90,29 +89,29 @@ class Session:
             "steps": self.steps,
             "seconds": self.seconds,
             "steps_per_second": (self.steps - last["steps"]) / seconds if seconds > 0 else 0.0,
-            **self.method.metrics(),
+            **self.baseline.metrics(),
             **self.evaluator.evaluate(self.gflownet(), last=self.done() >= 1),
         }
         self.history.append(metrics)
         return metrics
 
     def gflownet(self) -> FixedPolicy | None:
-        """Return the method's policy beside the uniform P_B; None where it has none to evaluate."""
-        return FixedPolicy(self.dag, self.method.policy(), self.method.stochastic) if self.method.exact else None
+        """Return the baseline's policy beside the uniform P_B; None where it has none to evaluate."""
+        return FixedPolicy(self.dag, self.baseline.policy(), self.baseline.stochastic) if self.baseline.exact else None
 
     def columns(self) -> dict[str, Column]:
-        """Return how each figure of `history` is shown, by name: of the method's own, those that it declares."""
+        """Return how each figure of `history` is shown, by name: of the baseline's own, those that it declares."""
         hidden = {name: Column(name, in_table=False) for figures in self.history for name in figures}
-        return {**hidden, **run_columns(self.evaluator.columns()), **self.method.columns()}
+        return {**hidden, **run_columns(self.evaluator.columns()), **self.baseline.columns()}
 
     def attachments(self) -> dict[str, bytes]:
-        """Return no files: what a method learned is in its own format, see `Method.save_model`."""
+        """Return no files: what a baseline learned is in its own format, see `Baseline.save_model`."""
         return {}
 
     def state_dict(self) -> dict:
         """Return everything that the rest of the run depends on, as tensors, numbers, lists and dictionaries."""
         return {
-            "method": self.method.state_dict(),
+            "baseline": self.baseline.state_dict(),
             "evaluator": self.evaluator.state_dict(),
             "counts": [self.trajectories, self.steps, self._reports],
             "seconds": self.seconds,
@@ -121,7 +120,7 @@ class Session:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        self.method.load_state_dict(state["method"])
+        self.baseline.load_state_dict(state["baseline"])
         self.evaluator.load_state_dict(state["evaluator"])
         self.trajectories, self.steps, self._reports = state["counts"]
         self.seconds, self.history = state["seconds"], list(state["history"])

@@ -49,7 +49,8 @@ class DAG(ABC):
     methods of a protocol in `gfn_envs.abilities`.
 
     Renaming of slots: where an object may be kept in several states that differ by the order of its parts,
-    `renames_slots` is True, and `canonical` maps all these states, the class of x, to one. A policy that treats the
+    `renames_slots` is True, `canonical` maps all these states, the class of x, to one, and `log_symmetry` counts the
+    renamings that change nothing. A policy that treats the
     slots alike and is trained to zero loss then ends in the class of x with probability proportional to
     `exp(log_reward(x) - log_symmetry(x))`: actions are counted by slot, and |Aut(x)| of them are the same. A DAG whose
     `log_reward` includes `log_symmetry` is therefore sampled in proportion to the reward itself.

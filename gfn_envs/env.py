@@ -27,7 +27,7 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
     - `action_mask` int8 `[num_actions]`, `backward_action_mask` int8 `[num_backward_actions]`: 1 = legal. Never all
       zero: at a terminal state, where no action is legal, and at s0, where no backward action is, the mask is all ones.
     - `log_reward` float64: log R of a terminal state, natural log; 0.0 at other states.
-    - `invalid_action` bool: whether the last action was illegal, hence not followed.
+    - `invalid_action` bool: whether the last action was illegal and so was not followed.
 
     Reward, by `reward_mode`:
 

@@ -50,12 +50,13 @@ class StateKeys:
 class Enumeration:
     """All states and edges of a DAG in topological order.
 
-    `S` states, `E` edges, `X` terminal states; states are sorted by level (length of the longest path from s0), edges
-    by their parent, so that the edges leaving one level are one slice and lead to later levels only.
+    There are `S` states, `E` edges and `X` terminal states. States are sorted by level, which is the length of the
+    longest path from s0, and edges by their parent. The edges that leave one level are therefore one slice, and they
+    lead to later levels only.
 
-    Of a DAG that renames slots, a state stands for all that `canonical` maps to it, and there is an edge for every
-    action of it, also where several lead to the same class. Policies have to treat the slots alike; flows are by slot,
-    as balance losses count them, so that F(x) = exp(log_reward(x)) and the target is exp(log_reward - log_symmetry).
+    Where slots are renamed, a state stands for all states that `canonical` maps to it. It has an edge for every action,
+    even where several actions lead to the same class. Policies must treat the slots alike. Flows are counted by slot,
+    as balance losses count them: F(x) = exp(log_reward(x)), and the target is exp(log_reward - log_symmetry).
     """
 
     dag: DAG
@@ -206,14 +207,14 @@ def first_of(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 RENAMING = 100
-"""How many times as long an edge takes where slots are renamed."""
+"""Where slots are renamed, an edge takes about this many times as long, because its end needs a canonical form."""
 
 
 def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
     """Enumerate every state and edge of `dag` by `step` and the masks alone, up to the renaming of slots if it has one.
 
-    Raises `TooLargeError` as soon as more than `max_edges` edges are certain, before they are stored; where slots are
-    renamed, an edge counts for `RENAMING`.
+    Raises `TooLargeError` as soon as more than `max_edges` edges are certain, before they are stored. Where slots are
+    renamed, an edge counts `RENAMING` times.
     """
     if dag.renames_slots:
         max_edges //= RENAMING

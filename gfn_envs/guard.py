@@ -41,7 +41,7 @@ def shares_memory(x: Tensor, y: Tensor) -> bool:
 
 
 def returns(dag: DAG) -> dict[str, tuple[tuple[str, int | None, torch.dtype], ...]]:
-    """Return, by method that the DAG has, name, width (None: one number a row) and dtype of each of its results."""
+    """Return what each method of the DAG gives: name, width (None: one number a row) and dtype of each result."""
     states, integer, one_float = ("states", dag.state_dim, torch.int64), torch.int64, (None, torch.float32)
     methods = {
         "reset": (states,),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Drawer = Callable[[], "Figure | Image"]
 """Draws a picture when it is called."""
 
-SCALES = dict.fromkeys(("linear", "log", "auto"))
+SCALES: dict[str, None] = {"linear": None, "log": None, "auto": None}
 
 Table = Sequence[Sequence[str]]
 """Rows of cells; the first row holds the names of the columns."""

@@ -18,10 +18,11 @@ import tyro
 
 from agents.config import RunSettings
 from agents.runs import report
-from agents.runs.folder import Run, RunFolder
+from agents.runs.folder import Run, RunFolder, first_line
 from agents.runs.loggers import Logger
 
 DIR = Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+FILE = Annotated[str, tyro.conf.arg(name="config", metavar="FILE", help_behavior_hint="")]
 FLAG = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
@@ -33,6 +34,8 @@ class RunOptions:
     """Folder of the run; by default runs/ENVIRONMENT/METHOD-seedSEED."""
     resume: DIR = ""
     """Go on with the run in this folder, by its own settings; of these only what extends it may change, see above."""
+    config_file: FILE = ""
+    """Take the settings from this file, such as the config.json of a run; flags change single ones of them."""
     overwrite: FLAG = False
     """Replace the run that --out already holds; other files there stay."""
     tensorboard: FLAG = False
@@ -71,7 +74,8 @@ def folder_of(options: RunOptions, config: Settings, method: str) -> RunFolder[S
     folder = RunFolder(Path(options.resume or options.out or default), type(config))
     if options.resume:
         changed = [key for key in config.differences(folder.read_config()) if key not in config.extends]
-        changed += [key for key in ("out", "overwrite") if getattr(options, key)]
+        given = {"out": options.out, "overwrite": options.overwrite, "config": options.config_file}
+        changed += [key for key, value in given.items() if value]
         if changed:
             flags = ", ".join("--" + key.replace("_", "-") for key in changed)
             raise ValueError(f"--resume goes on with the run's own settings: leave out {flags}.")
@@ -81,6 +85,33 @@ def folder_of(options: RunOptions, config: Settings, method: str) -> RunFolder[S
             "--out names another folder."
         )
     return folder
+
+
+def recorded(resume: str, config_file: str, settings: type[Settings]) -> Settings | None:
+    """Return the settings of the run to resume, or those in the file of `--config`; None where neither is given.
+
+    Raises `ValueError` where they cannot be read.
+    """
+    if resume:
+        return RunFolder(Path(resume), settings).read_config()
+    if not config_file:
+        return None
+    try:
+        return settings.from_json(Path(config_file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {config_file} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--config {config_file} cannot be used: {first_line(error)}.") from None
+
+
+def check_choices(config_file: str, there: Settings, config: Settings) -> None:
+    """Raise `ValueError` where a flag changes a choice of the file of `--config`, whose settings are the choice's."""
+    changed = [name for name in config.choices if getattr(config, name) != getattr(there, name)]
+    if config_file and changed:
+        raise ValueError(
+            f"--config {config_file} has the settings of --{changed[0]} {getattr(there, changed[0])}: leave out "
+            f"--{changed[0]}, or begin without --config."
+        )
 
 
 def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool) -> None:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
-from agents.config import Config
 from agents.evaluation.metric import Column
 from agents.runs.finished import FinishedRun
 from agents.runs.report import counts, fitting_scale
@@ -49,7 +48,7 @@ def curves(groups: dict[str, list[FinishedRun]], columns: Mapping[str, Column]) 
                     axes.plot(p[:, 0], p[:, 1], color=color, linewidth=0.6, alpha=0.5)
                 if points:
                     mean = _mean(points)
-                    style = "-" if isinstance(runs[0].config, Config) else "--"
+                    style = "--" if runs[0].kind.yardstick else "-"
                     marker = "o" if len(mean) < 3 else ""
                     (lines[name],) = axes.plot(mean[:, 0], mean[:, 1], style + marker, color=color, linewidth=2)
             axes.set_yscale(fitting_scale(column.scale, values))

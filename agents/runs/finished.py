@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self
 
-from torch import Tensor
-
-from agents import build
-from agents.config import Config
-from agents.evaluation.exact import ExactMetrics
+from agents.config import RunSettings, read_values, with_values
 from agents.evaluation.metric import Column
-from agents.model import make_dag
-from agents.runs.folder import Run, RunFileError, RunFolder
-from baselines.config import BaselineConfig, preset
-from gfn_envs.exact import Enumeration
+from agents.evaluation.settings import EvaluationSettings
+from agents.runs.folder import RunFileError, RunFolder
+from agents.runs.kinds import Learned, RunKind, find_kind
 from gfn_envs.registry import find, load
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What `config.json` of this kind of run has in it, and how to tell such runs apart by a short name."""
-
-    settings: type[Config] | type[BaselineConfig]
-    name_of: Any
-
-
-def _agent_name(config: Config) -> str:
-    return f"{config.agent} + {config.backward}"
-
-
-def _baseline_name(config: BaselineConfig) -> str:
-    usual = preset(config.env, config.algo).reward_mode
-    return config.algo if config.reward_mode == usual else f"{config.algo} ({config.reward_mode})"
-
-
-KINDS = {"agent": Kind(Config, _agent_name), "algo": Kind(BaselineConfig, _baseline_name)}
-"""The key that tells whose settings a `config.json` holds -> how to read them."""
-
-_NO_MATTER = ("seed", "threads", "device", "eval_every", "trajectories", "steps")
+_NO_MATTER = ("seed", "threads", "device", "eval_every", "trajectories", "steps", "metrics")
 """Settings that do not set two runs of one row apart; nor does what is evaluated."""
 
 
 @dataclass(frozen=True)
+class SharedSettings(RunSettings):
+    """Those settings of a finished run that runs of every kind have and that a comparison reads.
+
+    They can be read without importing the modules of what the run chose.
+    """
+
+    env: str = ""
+    env_kwargs: str = "{}"
+    seed: int = 0
+    device: str = "auto"
+    eval: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        shared = cls().flat()
+        if missing := [name for name in ("env", "env_kwargs", "seed") if name not in values]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return with_values(cls(), {k: v for k, v in values.items() if k in shared or k.startswith("eval.")})
+
+
+@dataclass(frozen=True)
 class FinishedRun:
-    """One run: its folder, settings and figures."""
+    """One run: its folder, what kind of run it is, its settings and figures."""
 
     path: Path
-    config: Config | BaselineConfig
+    kind: RunKind
     name: str
+    config: SharedSettings
+    values: dict[str, Any]
+    """All settings by dotted name."""
     history: list[dict[str, float]]
     columns: dict[str, Column]
     """How the figures are shown, by name."""
@@ -63,8 +62,7 @@ class FinishedRun:
 
     def settings(self) -> dict[str, Any]:
         """Return what all runs of a row have in common, by dotted name."""
-        values = self.config.flat()
-        return {k: v for k, v in values.items() if k not in _NO_MATTER and not k.startswith("eval.")}
+        return {k: v for k, v in self.values.items() if k not in _NO_MATTER and not k.startswith("eval.")}
 
     def environment(self) -> tuple[str, str]:
         """Return the DAG's class and all its arguments, defaults filled in: equal exactly for equal environments."""
@@ -87,30 +85,47 @@ def folders(paths: Iterable[Path]) -> list[Path]:
 
 
 def read(path: Path) -> FinishedRun:
-    """Return the run in a folder; `UnusableError` if it is not a finished run with metrics."""
+    """Return the run in a folder; `UnusableError` if it is not a finished run with metrics.
+
+    The modules of an agent, a backward policy, a network and a metric are not imported: the folder is enough. That of
+    the environment is.
+    """
     if not path.is_dir():
         raise UnusableError("no such folder")
     try:
-        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        text = (path / "config.json").read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UnusableError("holds no run (no config.json)") from None
     except ValueError as error:
         raise UnusableError(f"config.json is damaged ({error})") from None
-    key = next((key for key in KINDS if isinstance(values, dict) and key in values), "")
-    if not key:
-        raise UnusableError(f"config.json has none of {', '.join(KINDS)}: not of this project")
-    kind = KINDS[key]
-    folder = RunFolder(path, kind.settings)
     try:
-        config = folder.read_config()
+        name, values = read_values(text)
+        kind = find_kind(name)
+        _check_known(kind, values)
+        config, row = SharedSettings.from_flat(values), kind.row(values)
+        config.parsed_env_kwargs()
         find(config.env)
+        folder = RunFolder(path, kind.settings)
         columns = folder.read_columns()
-    except (RunFileError, ValueError) as error:
+    except RunFileError as error:
         raise UnusableError(str(error)) from None
+    except json.JSONDecodeError as error:
+        raise UnusableError(f"config.json is damaged ({error})") from None
+    except KeyError as error:
+        raise UnusableError(f"config.json cannot be used: it lacks {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnusableError(f"config.json cannot be used: {error}") from None
     history = _history(path)
     if not folder.summary.exists():
         raise UnusableError(f"is not finished (no summary.json): go on with --resume {path}")
-    return FinishedRun(path, config, kind.name_of(config), history, columns)
+    return FinishedRun(path, kind, row, config, values, history, columns)
+
+
+def _check_known(kind: RunKind, values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for settings of a newer version; those that a choice owns are left to the choice."""
+    known = [field.name for field in dataclasses.fields(kind.settings)]
+    if unknown := sorted(name for name in values if "." not in name and name not in known):
+        raise ValueError(f"unknown settings: {', '.join(unknown)}")
 
 
 def _history(path: Path) -> list[dict[str, float]]:
@@ -150,7 +165,7 @@ def group(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[t
             row[run.config.seed] = run
     lists = [list(row.values()) for row in rows.values()]
     named: dict[str, list[FinishedRun]] = {}
-    order = {run.path: (not isinstance(run.config, Config), place) for place, run in enumerate(runs)}
+    order = {run.path: (run.kind.yardstick, place) for place, run in enumerate(runs)}
     for members in sorted(lists, key=lambda members: min(order[run.path] for run in members)):
         alike = [other[0].settings() for other in lists if other[0].name == members[0].name]
         own = members[0].settings()
@@ -160,21 +175,9 @@ def group(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[t
     return named, copies
 
 
-def learned_distribution(run: FinishedRun) -> tuple[Enumeration | None, Tensor, str]:
-    """Return the enumeration, the distribution `[X]` that a run learned, and what it is of: its policy or its samples.
-
-    The enumeration is None where the DAG is too large for one.
-    """
-    opened = _opened(run)
-    RunFolder(run.path, type(run.config)).load(opened)
-    gflownet, exact = opened.gflownet(), cast(ExactMetrics, opened.evaluator.metrics["exact"])
-    return exact.enumeration, exact.learned(gflownet), "samples" if gflownet is None else "policy"
-
-
-def _opened(run: FinishedRun) -> Run:
-    """Return the run as it was before its first step."""
-    if isinstance(run.config, Config):
-        return build.build_trainer(run.config, make_dag(run.config))
-    from baselines.build import build_session
-
-    return build_session(run.config)
+def learned_distribution(run: FinishedRun) -> Learned:
+    """Return what a run ends in; `ValueError` where what it takes to tell is missing or damaged."""
+    try:
+        return run.kind.learned(run.path)
+    except ModuleNotFoundError as error:
+        raise UnusableError(str(error)) from None

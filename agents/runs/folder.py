@@ -100,6 +100,7 @@ class RunFolder(Generic[Settings]):
         """Remove the files of an earlier run, and nothing else."""
         if not self.path.is_dir():
             return
+        self._remove_half_written()
         for file in self._own():
             file.unlink(missing_ok=True)
         for file in self.path.glob(EVENT_FILES):
@@ -111,10 +112,14 @@ class RunFolder(Generic[Settings]):
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
+        self._remove_half_written()
+        write_atomically(self.config, (config.to_json() + "\n").encode())
+
+    def _remove_half_written(self) -> None:
+        """Remove what a killed run was writing."""
         for file in self._own():
             for left in self.path.glob(f".{file.name}.*"):
                 left.unlink(missing_ok=True)
-        write_atomically(self.config, (config.to_json() + "\n").encode())
 
     def _own(self) -> list[Path]:
         """Return the files that runs write here, those in `files.json` first."""
@@ -152,7 +157,7 @@ class RunFolder(Generic[Settings]):
                 f"{self.path} has no {self.columns.name}, which tells how its figures are shown"
             ) from None
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise RunFileError(f"{self.columns} is damaged ({_first_line(error)})") from None
+            raise RunFileError(f"{self.columns} is damaged ({first_line(error)})") from None
 
     def read_config(self) -> Settings:
         """Return the settings of the run in this folder; `RunFileError` if there is none."""
@@ -163,7 +168,7 @@ class RunFolder(Generic[Settings]):
                 f"{self.path} holds no run (no config.json): give the folder that --out named."
             ) from None
         except (ValueError, RecursionError) as error:
-            raise RunFileError(f"{self.config} cannot be used: {_first_line(error)}. Nothing was changed.") from None
+            raise RunFileError(f"{self.config} cannot be used: {first_line(error)}. Nothing was changed.") from None
 
     def save(self, trainer: Run) -> None:
         """Write the checkpoint, then what belongs to it, then the metrics that it holds."""
@@ -199,7 +204,7 @@ class RunFolder(Generic[Settings]):
             trainer.load_state_dict(content["state"])
         except Exception as error:  # whatever a foreign file's content leads to
             raise RunFileError(
-                f"{self.checkpoint} does not fit the settings in {self.config.name}: {_first_line(error)}. "
+                f"{self.checkpoint} does not fit the settings in {self.config.name}: {first_line(error)}. "
                 "Nothing was changed."
             ) from None
         return True
@@ -216,7 +221,7 @@ class RunFolder(Generic[Settings]):
                     raise ValueError(f"wrong checksum of {damaged}")
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # random bytes lead to errors of any class
-            reason = _first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
+            reason = first_line(error).split(". ")[0]  # torch goes on to advise loading without protection
             raise RunFileError(
                 f"{self.checkpoint} is damaged or no checkpoint ({reason}). Nothing was changed; move it away to start "
                 "this run again with --resume, or use --overwrite."
@@ -267,7 +272,8 @@ def _json(values: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(strict, indent=indent, allow_nan=False)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line without a full stop, whatever its class."""
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__

@@ -14,5 +14,7 @@ def run(module: str) -> None:
     module of the same name. This function takes that folder off the path and appends the current folder, where
     `MODULE:NAME` finds a user's module.
     """
-    sys.path[:] = [*sys.path[1:], os.getcwd()]
+    if not sys.flags.safe_path:  # with which Python puts nothing there
+        del sys.path[0]
+    sys.path.append(os.getcwd())
     sys.exit(importlib.import_module(module).main())

@@ -7,11 +7,12 @@ finished and goes on with what is not.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,25 +20,26 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from agents import build
-from agents.config import Config, preset
+from agents.config import RunSettings
 from agents.runs.command import FLAG
-from baselines import build as assemble
-from baselines import config as baselines_config
-from gfn_envs.errors import choose
+from agents.runs.folder import RunFolder, write_atomically
+from agents.runs.kinds import AGENT, BASELINE, RunKind, Task, find_kind
 from gfn_envs.registry import find
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP = """Run methods with several seeds for the same number of trajectories, some at a time.
 
-A method is AGENT+BACKWARD of agents/run.py or an --algo of baselines/run.py, with defaults for the environment; a
-reward mode other than the default follows a colon.
+A method is AGENT+BACKWARD or AGENT+BACKWARD+NETWORK of agents/run.py, or an --algo of baselines/run.py, with defaults
+for the environment; a reward mode other than the default follows a colon. Each name may be MODULE:NAME, which first
+imports the module that registers it.
 
   python agents/sweep.py --out runs/compare
   python agents/sweep.py --methods mdqn+tlm maskable_ppo maskable_ppo:soft mcmc --seeds 0 1 --out runs/few
+  python agents/sweep.py --methods my_module:mine+tlm mdqn+my_module:my_backward --out runs/mine
 
-Started again with the same settings, it skips finished runs and goes on with the others. What a run prints is in
-NAME.log beside its folder. Then: python agents/compare.py runs/compare --out runs/compare/report"""
+Started again with the same settings, it skips finished runs and goes on with the others. Beside a run's folder,
+NAME.json has the settings that it was started with, and NAME.log what it prints. Then:
+  python agents/compare.py runs/compare --out runs/compare/report"""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class Options:
     methods: tuple[str, ...] = (
         "mdqn+tlm", "db+tlm", "tb+uniform", "maskable_ppo", "maskable_ppo:soft", "ppo", "dqn", "random", "mcmc",
     )  # fmt: skip
-    """AGENT+BACKWARD or a baseline, with :REWARD_MODE where that is not the default."""
+    """AGENT+BACKWARD[+NETWORK], or a baseline with :REWARD_MODE where that is not the default."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each."""
     env: str = "gfn/Hypergrid-v0"
     """Id of the environment."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON."""
+    preset: str = "default"
+    """Named defaults of the agents' runs; what is given here overrides them."""
+    metrics: tuple[str, ...] = ()
+    """Metrics besides the usual ones."""
     trajectories: int = 48_000
     """Trajectories of each run."""
     evaluations: int = 6
@@ -68,43 +74,30 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its folder's name and the command line that starts it."""
+    """One run: its folder's name, what kind of run it is, and its settings."""
 
     name: str
-    script: str
-    arguments: tuple[str, ...]
+    kind: RunKind
+    config: RunSettings
 
     def command(self, out: Path) -> list[str] | None:
         """Return the command that starts the run, goes on with it, or None where it is finished.
 
         Raises `ValueError` where the folder holds a run with other settings.
         """
-        folder = out / self.name
-        argv = [sys.executable, str(ROOT / self.script)]
-        if not (folder / "config.json").exists():
-            return [*argv, *self.arguments, "--out", str(folder), "--no-progress"]
-        self._check(folder)
-        if (folder / "summary.json").exists():
-            return None
-        return [*argv, "--resume", str(folder), "--no-progress"]
-
-    def _check(self, folder: Path) -> None:
-        from agents.runs.finished import KINDS, RunFolder
-
-        kind = KINDS["agent" if "--agent" in self.arguments else "algo"]
-        found = RunFolder(folder, kind.settings).read_config()
-        if other := wanted(self).differences(found):  # pyright: ignore[reportArgumentType]
+        folder = RunFolder(out / self.name, self.kind.settings)
+        # A script finds this project's packages whatever lies in the current folder.
+        argv = [sys.executable, str(ROOT / self.kind.script), "--no-progress"]
+        if not folder.config.exists():
+            return [*argv, "--config", str(self.settings_file(out)), "--out", str(folder.path)]
+        if other := self.config.differences(folder.read_config()):
             told = ", ".join(f"{name} {there!r} instead of {here!r}" for name, (here, there) in other.items())
-            raise ValueError(f"{folder} holds a run with {told}: name another --out, or remove it.")
+            raise ValueError(f"{folder.path} holds a run with {told}: name another --out, or remove it.")
+        return None if folder.summary.exists() else [*argv, "--resume", str(folder.path)]
 
-
-def wanted(job: Job) -> Config | baselines_config.BaselineConfig:
-    """Return the settings that a job's command line means."""
-    from agents.runs import train as agents_run
-    from baselines import train as baselines_run
-
-    parse = agents_run.parse if "--agent" in job.arguments else baselines_run.parse
-    return parse(list(job.arguments)).config
+    def settings_file(self, out: Path) -> Path:
+        """Return the file that the run takes its settings from: beside its folder, which is not there yet."""
+        return out / f"{self.name}.json"
 
 
 def plan(options: Options) -> list[Job]:
@@ -113,24 +106,21 @@ def plan(options: Options) -> list[Job]:
     for name in ("trajectories", "evaluations", "jobs"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
-    return [_job(options, method, seed) for seed in options.seeds for method in options.methods]
+    jobs = [_job(options, method, seed) for seed in options.seeds for method in options.methods]
+    if twice := [name for name, count in Counter(job.name for job in jobs).items() if count > 1]:
+        raise ValueError(f"--methods and --seeds name a run twice: {', '.join(twice)}.")
+    return jobs
 
 
 def _job(options: Options, method: str, seed: int) -> Job:
-    common = ["--env", options.env, "--env-kwargs", options.env_kwargs, "--seed", str(seed), "--threads", "1"]
-    common += ["--trajectories", str(options.trajectories), "--device", "cpu"]
-    name, _, mode = method.partition(":")
-    agent, plus, backward = name.partition("+")
-    folder = f"{method.replace(':', '-')}-seed{seed}"
-    if plus:
-        choose("agent", agent, build.AGENTS)
-        choose("backward approach", backward, build.BACKWARD)
-        every = -(-options.trajectories // (preset(options.env, agent).batch_size * options.evaluations))
-        given = ["--agent", agent, "--backward", backward, "--eval-every", str(every)]
-        return Job(folder, "agents/run.py", (*given, *common))
-    choose("baseline (or AGENT+BACKWARD)", name, assemble.ALGORITHMS)
-    given = ["--algo", name, "--eval-every", str(-(-options.trajectories // options.evaluations))]
-    return Job(folder, "baselines/run.py", (*given, *common, *(["--reward-mode", mode] if mode else [])))
+    kind = find_kind(AGENT if "+" in method else BASELINE)
+    common = ("env", "env_kwargs", "preset", "metrics", "trajectories", "evaluations")
+    task = Task(**{name: getattr(options, name) for name in common}, seed=seed)
+    try:
+        config = kind.planned(method, task)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ValueError(f"--methods {method}: {error}") from error
+    return Job(f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', method)}-seed{seed}", kind, config)
 
 
 def sweep(options: Options) -> int:
@@ -139,6 +129,9 @@ def sweep(options: Options) -> int:
     jobs = plan(options)
     commands = {job.name: job.command(out) for job in jobs}
     out.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        if not (out / job.name / "config.json").exists():
+            write_atomically(job.settings_file(out), (job.config.to_json() + "\n").encode())
     waiting = deque((name, command) for name, command in commands.items() if command is not None)
     running: dict[str, subprocess.Popen] = {}
     failed: list[str] = []

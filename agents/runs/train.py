@@ -40,6 +40,9 @@ Go on with it after Ctrl-C or a kill, or extend it:
   python agents/run.py --resume runs/small
   python agents/run.py --resume runs/small --trajectories 40000
 
+The same settings again, but for what is given besides:
+  python agents/run.py --config runs/small/config.json --seed 1 --out runs/small-1
+
 Use what it learned:
   python agents/sample.py runs/small --num 1000 --out samples.csv
   python agents/evaluate.py runs/small --eval.elbo-samples 10000
@@ -75,13 +78,17 @@ def parse(argv: list[str]) -> Options:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choices = {"env": Config.env, "agent": Config.agent, "backward": Config.backward, "network": "auto"}
     choices["sampler"] = Config.sampler
-    for flag, default in {**choices, "preset": Config.preset, "resume": ""}.items():
+    for flag, default in {**choices, "preset": Config.preset, "resume": "", "config": ""}.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
-    if known.resume:
-        config = RunFolder(Path(known.resume), Config).read_config()
-    else:
-        config = usual(known.env, known.agent, known.backward, known.network, known.preset, known.sampler)
+    try:
+        config = command.recorded(known.resume, known.config, Config)
+        if config is None:
+            config = usual(known.env, known.agent, known.backward, known.network, known.preset, known.sampler)
+    except ValueError:
+        if not {"-h", "--help"} & set(argv):
+            raise
+        config = usual()  # help comes also with a mistake
     names = {
         "agents": registry.AGENTS.names(),
         "backward": registry.BACKWARD.names(),
@@ -96,6 +103,7 @@ def parse(argv: list[str]) -> Options:
     )
     if options.config.network == "auto":  # given, and settled above
         options = dataclasses.replace(options, config=dataclasses.replace(options.config, network=config.network))
+    command.check_choices(options.config_file, config, options.config)
     return options
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLOCKS = ("00000000", "11111111", "11110000", "00001111", "00111100")
-"""What modes are made of (Malkin et al. 2022)."""
+"""Modes are rows of these blocks (Malkin et al. 2022)."""
 
 ORDERS = {"any": False, "autoregressive": True}
 

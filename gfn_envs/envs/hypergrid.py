@@ -152,7 +152,7 @@ class Hypergrid(DAG):
         return self.R0 * self.side**axes, self.R1 * outer**axes, self.R2 * ring**axes
 
     def modes_hit(self, states: Tensor) -> Tensor:
-        """Return bool `[B, num_modes]`: which corner's peak terminal `states` lie in, its cells of the highest reward.
+        """Return bool `[B, num_modes]`: the corner in whose peak, its cells of the highest reward, `states` lie.
 
         Bit `d` of a corner's index tells whether it is at the far end of axis `d`. A reward of the user's own has no
         known modes.

@@ -4,24 +4,28 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from heads import HEADS
 from torch import Tensor
 from true_flows import SMALL, brute_force, sample
 
 from agents import backward as approaches
-from agents.backward import Backward, BackwardSettings
-from agents.build import AGENTS, BACKWARD
-from agents.config import preset
+from agents.backward import Backward
+from agents.config import usual
+from agents.networks.base import Network
 from agents.networks.mlp import MLP
 from agents.networks.target import Targets
-from agents.objectives.losses import log_prob
 from agents.optimizer import Optimizer
-from agents.sampling.buffer import RolloutBuffer
-from agents.sampling.rollout import rollout
+from agents.parts import Parts
+from agents.registry import AGENTS, BACKWARD
+from agents.sampling.buffer import Keeps, RolloutBuffer
+from agents.sampling.categorical import log_prob
+from agents.sampling.rollout import Trajectories, rollout
 from gfn_envs import DAG, Hypergrid, enumerate_dag
+from gfn_envs.abilities import CountsTrajectories
 from gfn_envs.exact import masked_log_softmax
 
 LEARNERS = ("tlm", "pessimistic", "maxent")
@@ -33,23 +37,35 @@ class _WithSlowCopies(MLP):
 
 
 def _make(
-    name: str, dag: DAG, seed: int = 0, width: int = 32, random: bool = True, **settings
+    name: str, dag: DAG, seed: int = 0, width: int = 32, random: bool = True, **settings: Any
 ) -> tuple[Backward, _WithSlowCopies]:
-    torch.manual_seed(seed)
-    network = _WithSlowCopies(dag, width, 2, zero_backward=not random)
+    """Make an approach with a network that has all heads; its P_B is random at first, or as the settings say."""
+    network = _WithSlowCopies(dag, HEADS, width, 2, seed=seed)
     targets = network.slow = Targets(network)
-    return BACKWARD[name].make(dag, network, targets, replace(BackwardSettings(), **settings)), network
+    if random and "zero_init" in BACKWARD.find(name).__dataclass_fields__:
+        settings["zero_init"] = False
+    return BACKWARD.find(name)(**settings).build(Parts(dag, network, targets)), network
+
+
+def _learned(name: str, **settings: Any) -> dict[str, Any]:
+    """Return settings with which an approach learns where it can: maxent also where there is a closed form."""
+    return {**settings, "exact": False} if name == "maxent" else settings
+
+
+def _loss(backward: Backward, buffer: RolloutBuffer) -> float:
+    """Take a step and return its loss."""
+    return float(backward.update(buffer)["backward_loss"])
 
 
 def _update(backward: Backward, buffer: RolloutBuffer) -> float:
     """Take one step of an iteration, that of the slow copies included, and return the loss."""
-    loss = float(backward.update(buffer))
+    loss = _loss(backward, buffer)
     backward.network.slow.update()  # type: ignore[attr-defined]
     return loss
 
 
 def _buffer(dag: DAG, n: int = 64, past: int = 1, batches: int = 1) -> RolloutBuffer:
-    buffer = RolloutBuffer(dag, past)
+    buffer = RolloutBuffer(dag, Keeps(batches=past))
     for seed in range(batches):
         buffer.add(sample(dag, n, seed))
     return buffer
@@ -60,20 +76,18 @@ def _table(backward: Backward, states: Tensor) -> Tensor:
     return masked_log_softmax(backward.logits(states), backward.dag.backward_action_mask(states))
 
 
-def _vector(network: MLP, *heads: str) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in network.parameters_of(*heads)]).clone()
+VARIANTS = [*((name, {}) for name in BACKWARD.names()), ("maxent", {"exact": False})]
 
 
-@pytest.mark.parametrize("exact_maxent", [True, False])
 @pytest.mark.parametrize("dag", SMALL)
-@pytest.mark.parametrize("name", BACKWARD)
+@pytest.mark.parametrize(("name", "settings"), VARIANTS)
 def test_log_prob_is_a_distribution_over_the_parents_and_equals_the_logits(
-    name: str, dag: str, exact_maxent: bool
+    name: str, settings: dict[str, Any], dag: str
 ) -> None:
-    backward, network = _make(name, SMALL[dag](), exact_maxent=exact_maxent)
+    backward, network = _make(name, SMALL[dag](), **settings)
     states = enumerate_dag(backward.dag).states
     legal = backward.dag.backward_action_mask(states)
-    here = network.at(states)
+    here = network(states)
     columns = [backward.log_prob(here, torch.full((len(states),), b)) for b in range(legal.shape[1])]
     log_probs = torch.stack(columns, 1).detach()
     assert bool(log_probs[0].isfinite().all()), "finite at s0"
@@ -108,20 +122,20 @@ def _maxent_log_probs(dag: DAG) -> Tensor:
     return log_n[enumeration.parents] - log_n[enumeration.children]
 
 
-@pytest.mark.parametrize("dag", [name for name in SMALL if SMALL[name]().offers("log_num_trajectories")])
+@pytest.mark.parametrize("dag", [name for name in SMALL if isinstance(SMALL[name](), CountsTrajectories)])
 def test_exact_maxent_is_the_share_of_paths(dag: str) -> None:
     backward, network = _make("maxent", SMALL[dag]())
     e = enumerate_dag(backward.dag)
     torch.testing.assert_close(
         e.edge_log_probs(backward.logits, backward=True), _maxent_log_probs(e.dag), rtol=0, atol=1e-5
     )
-    log_pb = backward.log_prob(network.at(e.states[e.children]), e.backward_actions)
+    log_pb = backward.log_prob(network(e.states[e.children]), e.backward_actions)
     torch.testing.assert_close(log_pb.double(), _maxent_log_probs(e.dag), rtol=0, atol=1e-5)
 
 
 def test_the_exact_form_is_used_only_if_offered_and_asked_for() -> None:
     kinds = {
-        (dag, exact): type(_make("maxent", SMALL[dag](), exact_maxent=exact)[0])
+        (dag, exact): type(_make("maxent", SMALL[dag](), exact=exact)[0])
         for dag in ("grid", "skips")
         for exact in (True, False)
     }
@@ -131,18 +145,18 @@ def test_the_exact_form_is_used_only_if_offered_and_asked_for() -> None:
 
 @pytest.mark.parametrize("dag", ["skips", "subsets"])
 def test_learned_maxent_converges_to_the_share_of_paths(dag: str) -> None:
-    backward, network = _make("maxent", SMALL[dag](), random=False, exact_maxent=False, lr=3e-3)
+    backward, network = _make("maxent", SMALL[dag](), random=False, exact=False, lr=3e-3)
     exact, e = _maxent_log_probs(backward.dag), enumerate_dag(backward.dag)
     buffer = _buffer(backward.dag, n=256)
     start = (e.edge_log_probs(backward.logits, backward=True) - exact).abs().max()
-    losses = [float(backward.update(buffer)) for _ in range(400)]
+    losses = [_loss(backward, buffer) for _ in range(400)]
     end = (e.edge_log_probs(backward.logits, backward=True) - exact).abs().max()
     assert losses[-1] < 1e-3 < losses[0]
     assert float(end) < 0.1
     assert dag == "subsets" or float(start) > 0.4, "uniform is maxent already"
     counts = _path_counts(backward.dag)
     log_n = torch.tensor([math.log(counts[tuple(state)]) for state in e.states.tolist()])
-    assert float((network.at(e.states).log_count.detach() - log_n)[1:].abs().max()) < 0.2
+    assert float((network(e.states).scalar("count").detach() - log_n)[1:].abs().max()) < 0.2
 
 
 def _posterior(dag: DAG, policy: Callable[[Tensor], Tensor]) -> Tensor:
@@ -166,7 +180,7 @@ def test_likelihood_makes_pb_the_reverse_of_a_fixed_pf(dag: str, name: str) -> N
 
     exact = _posterior(e.dag, policy)
     assert float((exact - e.uniform_backward()).abs().max()) > 0.3, "uniform is not the answer"
-    buffer, generator = RolloutBuffer(e.dag, past_batches=20), torch.Generator().manual_seed(0)
+    buffer, generator = RolloutBuffer(e.dag, Keeps(batches=20)), torch.Generator().manual_seed(0)
     weight = e.state_probabilities(e.edge_log_probs(policy))[e.children] * exact.exp()
     for _ in range(400):
         buffer.add(rollout(e.dag, policy, e.dag.reset(128), generator))
@@ -181,16 +195,16 @@ def test_likelihood_makes_pb_the_reverse_of_a_fixed_pf(dag: str, name: str) -> N
 def test_an_update_makes_the_batch_more_likely(name: str) -> None:
     backward, _ = _make(name, Hypergrid(2, 6), lr=1e-3)
     buffer = _buffer(backward.dag, n=32)
-    losses = [float(backward.update(buffer)) for _ in range(20)]
+    losses = [_loss(backward, buffer) for _ in range(20)]
     assert losses == sorted(losses, reverse=True)
 
 
-def _likelihood_loss(network: MLP, dag: DAG, batch) -> float:
+def _likelihood_loss(network: Network, dag: DAG, batch: Trajectories) -> float:
     """Return - sum log P_B(s_t-1|s_t) averaged over trajectories, one step at a time: P_B read at the child."""
     total = 0.0
     for b, t in batch.mask.nonzero().tolist():
         child = batch.states[b, t + 1][None]
-        logits = network.at(child).backward_logits[0].tolist()
+        logits = network(child).backward_logits[0].tolist()
         legal = dag.backward_action_mask(child)[0].tolist()
         norm = math.log(sum(math.exp(x) for x, ok in zip(logits, legal, strict=True) if ok))
         total -= logits[int(batch.backward_actions[b, t])] - norm
@@ -203,14 +217,14 @@ def test_the_likelihood_is_read_at_the_child(name: str, dag: str) -> None:
     backward, network = _make(name, SMALL[dag]())
     buffer = _buffer(backward.dag, n=16)
     expected = _likelihood_loss(network, backward.dag, buffer.newest)
-    assert float(backward.update(buffer)) == pytest.approx(expected, rel=1e-5)
+    assert _loss(backward, buffer) == pytest.approx(expected, rel=1e-5)
 
 
 def test_tlm_learns_from_the_newest_batch_and_pessimistic_from_all_the_last_ones() -> None:
     for name, past in (("tlm", 1), ("tlm", 4), ("pessimistic", 4), ("pessimistic", 1)):
         backward, network = _make(name, Hypergrid(2, 5), lr=0.0)
         buffer = _buffer(backward.dag, n=8, past=past, batches=7)
-        seen = Counter(round(float(backward.update(buffer)), 4) for _ in range(80))
+        seen = Counter(round(_loss(backward, buffer), 4) for _ in range(80))
         batches = list(buffer.batches) if name == "pessimistic" else [buffer.newest]
         assert set(seen) == {round(_likelihood_loss(network, backward.dag, batch), 4) for batch in batches}
         assert len(seen) == len(batches)
@@ -218,49 +232,49 @@ def test_tlm_learns_from_the_newest_batch_and_pessimistic_from_all_the_last_ones
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_update_moves_its_own_heads_only(name: str) -> None:
-    backward, network = _make(name, Hypergrid(2, 5), exact_maxent=False)
-    heads = {head: _head(network, head) for head in ("pf", "pb", "flow", "count")}
+    backward, network = _make(name, Hypergrid(2, 5), **_learned(name))
+    heads = {head: _head(network, head) for head in HEADS}
     backward.update(_buffer(backward.dag))
     moved = {head for head, before in heads.items() if not torch.equal(before, _head(network, head))}
-    assert moved == {"tlm": {"pb"}, "pessimistic": {"pb"}, "maxent": {"pb", "count"}}[name]
+    assert moved == {"tlm": {"backward"}, "pessimistic": {"backward"}, "maxent": {"backward", "count"}}[name]
 
 
-def _head(network: MLP, name: str) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in network.heads[name].parameters()]).clone()
+def _head(network: Network, name: str) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.head(name).parameters()]).clone()
 
 
 @pytest.mark.parametrize("name", ["uniform", "naive"])
 def test_what_has_no_optimizer_does_not_learn_by_itself(name: str) -> None:
     backward, network = _make(name, Hypergrid(2, 5))
     before = torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
-    assert float(backward.update(_buffer(backward.dag))) == 0
+    assert backward.update(_buffer(backward.dag)) == {}
     assert torch.equal(before, torch.cat([p.detach().flatten() for p in network.parameters()]))
 
 
-@pytest.mark.parametrize("name", BACKWARD)
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("name", BACKWARD.names())
+@pytest.mark.parametrize("agent", AGENTS.names())
 def test_the_forward_step_moves_pb_only_for_naive(agent: str, name: str) -> None:
     dag = Hypergrid(2, 5)
-    backward, network = _make(name, dag, exact_maxent=False)
-    learner = AGENTS[agent].make(preset("gfn/Hypergrid-v0", agent), dag, network, Targets(network), backward)
-    buffer = RolloutBuffer(dag, capacity=2000)
+    backward, network = _make(name, dag, **_learned(name))
+    settings = usual("gfn/Hypergrid-v0", agent).agent_settings
+    learner = settings.build(Parts(dag, network, Targets(network)), backward)
+    buffer = RolloutBuffer(dag, Keeps(transitions=2000))
     buffer.add(sample(dag, 64))
-    before, pf = _head(network, "pb"), _head(network, "pf")
+    before, pf = _head(network, "backward"), _head(network, "forward")
     learner.update(buffer)
-    assert torch.equal(before, _head(network, "pb")) is (name != "naive")
-    assert not torch.equal(pf, _head(network, "pf"))
+    assert torch.equal(before, _head(network, "backward")) is (name != "naive")
+    assert not torch.equal(pf, _head(network, "forward"))
 
 
-@pytest.mark.parametrize("name", BACKWARD)
-def test_only_naive_hands_a_gradient_to_the_forward_loss(name: str) -> None:
-    for exact_maxent in (True, False):
-        backward, network = _make(name, Hypergrid(2, 5), exact_maxent=exact_maxent)
-        rows = sample(backward.dag, 8).rows
-        assert backward.log_prob(network.at(rows.states), rows.backward_actions).requires_grad is (name == "naive")
+@pytest.mark.parametrize(("name", "settings"), VARIANTS)
+def test_only_naive_hands_a_gradient_to_the_forward_loss(name: str, settings: dict[str, Any]) -> None:
+    backward, network = _make(name, Hypergrid(2, 5), **settings)
+    rows = sample(backward.dag, 8).rows
+    assert backward.log_prob(network(rows.states), rows.backward_actions).requires_grad is (name == "naive")
 
 
 def _weights_after_update(name: str, stale: float) -> Tensor:
-    backward, network = _make(name, Hypergrid(2, 5), exact_maxent=False)
+    backward, network = _make(name, Hypergrid(2, 5), **_learned(name))
     for p in network.parameters():
         p.grad = torch.full_like(p, stale)
     backward.update(_buffer(backward.dag))
@@ -282,19 +296,19 @@ def test_the_forward_loss_of_tlm_sees_a_copy_that_follows_at_its_rate(rate: floa
     backward, network = _make("tlm", dag, target_rate=rate, lr=1e-2)
     states, buffer = enumerate_dag(dag).states, _buffer(dag)
     rows = buffer.newest.rows
-    assert torch.equal(backward.logits(states), network.at(states).backward_logits)
+    assert torch.equal(backward.logits(states), network(states).backward_logits)
     slow = {name: p.detach().clone() for name, p in network.named_parameters()}
     probe, _ = _make("tlm", dag)
     for _ in range(3):
         _update(backward, buffer)
         slow = {n: (1 - rate) * slow[n] + rate * p.detach() for n, p in network.named_parameters()}
         probe.network.load_state_dict(slow)  # type: ignore[attr-defined]
-        expected = probe.network.at(states).backward_logits  # type: ignore[attr-defined]
+        expected = probe.network(states).backward_logits  # type: ignore[attr-defined]
         torch.testing.assert_close(backward.logits(states), expected)
-        log_pb = backward.log_prob(network.at(rows.states), rows.backward_actions)
+        log_pb = backward.log_prob(network(rows.states), rows.backward_actions)
         seen = log_prob(backward.logits(rows.states), dag.backward_action_mask(rows.states), rows.backward_actions)
         torch.testing.assert_close(log_pb, seen)
-        follows = torch.allclose(backward.logits(states), network.at(states).backward_logits, atol=1e-5)
+        follows = torch.allclose(backward.logits(states), network(states).backward_logits, atol=1e-5)
         assert follows is (rate == 1.0)
 
 
@@ -303,12 +317,13 @@ def test_the_forward_loss_of_pessimistic_sees_the_network_itself() -> None:
     backward, network = _make("pessimistic", dag, lr=1e-2)
     states = enumerate_dag(dag).states
     backward.update(_buffer(dag))
-    assert torch.equal(backward.logits(states), network.at(states).backward_logits)
+    assert torch.equal(backward.logits(states), network(states).backward_logits)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_only_the_rate_of_tlm_decays(name: str) -> None:
-    backward, _ = _make(name, Hypergrid(2, 4), lr=0.01, lr_decay=0.9, exact_maxent=False)
+    decays = {"lr_decay": 0.9} if "lr_decay" in BACKWARD.find(name).__dataclass_fields__ else {}
+    backward, _ = _make(name, Hypergrid(2, 4), **_learned(name, lr=0.01, **decays))
     optimizer: Optimizer = backward.optimizer  # type: ignore[attr-defined]
     buffer, rates = _buffer(backward.dag), []
     for _ in range(4):
@@ -321,8 +336,8 @@ def test_only_the_rate_of_tlm_decays(name: str) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_loaded_approach_goes_on_as_if_never_saved(name: str) -> None:
     dag = Hypergrid(2, 5)
-    one, network = _make(name, dag, exact_maxent=False)
-    two, other = _make(name, dag, seed=5, exact_maxent=False)
+    one, network = _make(name, dag, **_learned(name))
+    two, other = _make(name, dag, seed=5, **_learned(name))
     buffer = _buffer(dag)
     for _ in range(3):
         _update(one, buffer)

@@ -10,7 +10,7 @@ from toy_dags import Bag
 from true_flows import SMALL, sample
 
 from agents.sampling import rollout as module
-from agents.sampling.buffer import RolloutBuffer, Transitions
+from agents.sampling.buffer import Keeps, RolloutBuffer, Transitions
 from agents.sampling.rollout import Trajectories
 from gfn_envs import Hypergrid
 
@@ -36,7 +36,7 @@ def _kept(buffer: RolloutBuffer) -> Counter:
 
 @pytest.mark.parametrize("sizes", [[3, 3, 3, 3], [7], [4, 9, 2], [7, 7], [20], [1] * 15, [0, 5, 0, 4]])
 def test_the_ring_keeps_exactly_the_latest_transitions(sizes: list[int]) -> None:
-    capacity, buffer, at = 7, RolloutBuffer(DAG, capacity=7), 0
+    capacity, buffer, at = 7, RolloutBuffer(DAG, Keeps(transitions=7)), 0
     for size in sizes:
         numbers = torch.arange(at, at + size)
         buffer.add_transitions(_numbered(numbers), numbers + 1.0)
@@ -53,7 +53,7 @@ def test_the_ring_keeps_exactly_the_latest_transitions(sizes: list[int]) -> None
 
 
 def test_transitions_are_drawn_in_proportion_to_their_priorities() -> None:
-    buffer = RolloutBuffer(DAG, capacity=50)
+    buffer = RolloutBuffer(DAG, Keeps(transitions=50))
     priorities = torch.tensor([0.0, 1.0, 2.0, 5.0, 0.0, 0.5])
     buffer.add_transitions(_numbered(torch.arange(6)), priorities)
     n = 200_000
@@ -67,7 +67,7 @@ def test_transitions_are_drawn_in_proportion_to_their_priorities() -> None:
 
 
 def test_priority_zero_is_never_drawn() -> None:
-    buffer = RolloutBuffer(DAG, capacity=20_000)
+    buffer = RolloutBuffer(DAG, Keeps(transitions=20_000))
     priorities = torch.zeros(20_000)
     priorities[::997] = torch.linspace(1e-4, 10, len(priorities[::997]))
     buffer.add_transitions(_numbered(torch.arange(20_000)), priorities)
@@ -76,7 +76,7 @@ def test_priority_zero_is_never_drawn() -> None:
 
 
 def test_set_priorities_changes_what_is_drawn_and_nothing_else() -> None:
-    buffer = RolloutBuffer(DAG, capacity=6)
+    buffer = RolloutBuffer(DAG, Keeps(transitions=6))
     buffer.add_transitions(_numbered(torch.arange(6)), torch.ones(6))
     buffer.set_priorities(torch.tensor([0, 1, 2, 4, 5]), torch.tensor([0.0, 0.0, 3.0, 0.0, 0.0]))
     drawn, slots, _ = buffer.sample_transitions(40_000)
@@ -86,14 +86,14 @@ def test_set_priorities_changes_what_is_drawn_and_nothing_else() -> None:
 
 
 def test_only_what_was_added_is_drawn_while_the_ring_fills() -> None:
-    buffer = RolloutBuffer(DAG, capacity=1000)
+    buffer = RolloutBuffer(DAG, Keeps(transitions=1000))
     buffer.add_transitions(_numbered(torch.arange(5, 9)), torch.ones(4))
     assert set(buffer.sample_transitions(500)[0].actions.tolist()) == {5, 6, 7, 8}
 
 
 @pytest.mark.parametrize("past_batches", [1, 3, 5])
 def test_past_draws_from_exactly_the_last_batches_evenly(past_batches: int) -> None:
-    buffer, batches = RolloutBuffer(DAG, past_batches), [sample(DAG, 2, seed) for seed in range(8)]
+    buffer, batches = RolloutBuffer(DAG, Keeps(batches=past_batches)), [sample(DAG, 2, seed) for seed in range(8)]
     for i, batch in enumerate(batches):
         buffer.add(batch)
         assert buffer.newest is batch
@@ -109,7 +109,7 @@ def test_past_draws_from_exactly_the_last_batches_evenly(past_batches: int) -> N
 def test_transitions_of_a_batch_are_its_real_edges(
     make: type, compacted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "compacts", lambda device: compacted)
+    monkeypatch.setattr(module, "host_is_free", lambda device: compacted)
     dag = make()
     batch: Trajectories = sample(dag, 40)
     edges, real = Transitions.of(batch), batch.rows.has_action[:-1]
@@ -128,12 +128,12 @@ def test_transitions_of_a_batch_are_its_real_edges(
     assert Counter((tuple(state), action) for state, action in found) == expected
 
 
-def _copy(buffer: RolloutBuffer, **settings: int) -> RolloutBuffer:
+def _copy(buffer: RolloutBuffer, keeps: Keeps) -> RolloutBuffer:
     """Return a fresh buffer, of another seed, with the state of `buffer` after a round trip through a file."""
     file = io.BytesIO()
     torch.save(buffer.state_dict(), file)
     file.seek(0)
-    fresh = RolloutBuffer(DAG, seed=99, **settings)
+    fresh = RolloutBuffer(DAG, keeps, seed=99)
     fresh.add(sample(DAG, 3, seed=50))
     fresh.load_state_dict(torch.load(file, weights_only=True))
     return fresh
@@ -141,14 +141,14 @@ def _copy(buffer: RolloutBuffer, **settings: int) -> RolloutBuffer:
 
 @pytest.mark.parametrize("added", [3, 7, 12])
 def test_a_loaded_buffer_draws_on_as_if_never_saved(added: int) -> None:
-    settings = {"past_batches": 4, "capacity": 7}
-    one = RolloutBuffer(DAG, seed=1, **settings)
+    keeps = Keeps(batches=4, transitions=7)
+    one = RolloutBuffer(DAG, keeps, seed=1)
     for seed in range(6):
         one.add(sample(DAG, 2, seed))
     one.add_transitions(_numbered(torch.arange(added)), torch.arange(added) + 1.0)
     one.sample_transitions(5)
     one.past()
-    two = _copy(one, **settings)
+    two = _copy(one, keeps)
     for i in range(30):
         drawn, again = one.sample_transitions(6), two.sample_transitions(6)
         assert torch.equal(drawn[1], again[1])
@@ -166,7 +166,7 @@ def test_a_loaded_buffer_draws_on_as_if_never_saved(added: int) -> None:
 def test_other_seeds_draw_other_transitions() -> None:
     slots = []
     for seed in (0, 0, 1):
-        buffer = RolloutBuffer(DAG, capacity=100, seed=seed)
+        buffer = RolloutBuffer(DAG, Keeps(transitions=100), seed=seed)
         buffer.add_transitions(_numbered(torch.arange(100)), torch.ones(100))
         slots.append(buffer.sample_transitions(50)[1])
     assert torch.equal(slots[0], slots[1])

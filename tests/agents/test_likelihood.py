@@ -15,8 +15,10 @@ from agents.evaluation.estimates import elbo, eubo, log_likelihood, log_ratios
 from agents.networks.base import Network
 from agents.objectives import losses
 from agents.objectives.balance import Balance, ConstantFlow
+from agents.objectives.base import Agent
 from agents.optimizer import Optimizer
-from agents.sampling.rollout import rollout
+from agents.sampling.categorical import log_prob
+from agents.sampling.rollout import Trajectories, rollout
 
 SEEDS = [0, 1]
 ALL = {**SMALL, "bag": Bag}
@@ -40,8 +42,8 @@ def _random(dag: str, seed: int = 0, uniform: bool = False) -> tuple[Flow, Balan
     flow, generator = Flow.of(ALL[dag](), seed), torch.Generator().manual_seed(seed + 100)
     network = flow.network()
     with torch.no_grad():
-        for name in ("pf", "pb"):
-            values = network.heads[name].values
+        for name in ("forward", "backward"):
+            values = network.table(name)
             values.copy_(torch.randn(values.shape, generator=generator, dtype=values.dtype))
     return flow, _agent(flow, network, Uniform(flow.enumeration.dag) if uniform else None)
 
@@ -150,11 +152,11 @@ def test_ratios_are_the_plain_sums_along_each_walk() -> None:
     torch.testing.assert_close(log_ratios(agent, walks), wanted, rtol=0, atol=1e-5)
 
 
-def _at_the_parent(agent, trajectories):
+def _at_the_parent(agent: Agent, trajectories: Trajectories) -> Tensor:
     """P_B read one state too early."""
     rows = trajectories.rows
-    log_pf = losses.log_prob(agent.policy()(rows.states), agent.dag.action_mask(rows.states), rows.actions)
-    log_pb = agent.backward.log_prob(agent.network.at(rows.states.roll(1, 0)), rows.backward_actions)
+    log_pf = log_prob(agent.policy()(rows.states), agent.dag.action_mask(rows.states), rows.actions)
+    log_pb = agent.backward.log_prob(agent.network(rows.states.roll(1, 0)), rows.backward_actions)
     edges = rows.pad(torch.where(rows.has_action, log_pf, 0.0))[:, :-1]
     return edges.sum(1) - rows.pad(torch.where(rows.has_parent, log_pb, 0.0))[:, 1:].sum(1)
 

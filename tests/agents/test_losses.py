@@ -11,7 +11,8 @@ from torch import Tensor
 from true_flows import SMALL, Flow, sample
 
 from agents.objectives import losses
-from agents.objectives.losses import detailed_balance, log_prob, subtrajectory_balance, trajectory_balance
+from agents.objectives.losses import detailed_balance, subtrajectory_balance, trajectory_balance
+from agents.sampling.categorical import log_prob
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -1,20 +1,30 @@
 """Runs that build molecules: their metrics, pictures, samples, and resuming, on every id that gives SMILES."""
 
 import csv
+import dataclasses
 import functools
 import json
 import math
+import sys
+from typing import TypeVar
 
 import pytest
 import torch
 
 import gfn_envs
-from agents.build import AGENTS, BACKWARD, build_trainer, make_dag
-from agents.config import Config, preset, with_values
+from agents.build import build_trainer
+from agents.config import Config, usual, with_values
+from agents.evaluation.correlation import CorrelationMetrics
 from agents.evaluation.estimates import log_likelihood
 from agents.evaluation.evaluator import Evaluator
+from agents.evaluation.metric import Metric, Objects
+from agents.evaluation.molecules import MoleculeMetrics
+from agents.evaluation.samples import SampleMetrics
+from agents.model import make_dag
+from agents.registry import AGENTS, BACKWARD
 from agents.runs.train import main
 from gfn_envs import DAG
+from gfn_envs.abilities import CountsTrajectories
 from gfn_envs.envs.molecules import chem
 from gfn_envs.metrics import pearson
 
@@ -22,15 +32,17 @@ SMALL = {"gfn/QM9-v0": '{"max_atoms": 7}', "gfn/SEH-v0": '{"max_fragments": 3}'}
 IDS = [id for id in gfn_envs.registered() if id in SMALL]
 
 
+M = TypeVar("M", bound=Metric)
+
+
 def settings(env: str, agent: str = "db", backward: str = "tlm") -> Config:
     changes = {
-        "backward": backward,
         "env_kwargs": SMALL[env],
         "trajectories": 96,
         "batch_size": 16,
         "eval_every": 2,
-        "net.width": 16,
-        "net.layers": 1,
+        "network.width": 16,
+        "network.layers": 1,
         "eval.test_every": 1,
         "eval.test_objects": 6,
         "eval.test_rollouts": 2,
@@ -38,19 +50,32 @@ def settings(env: str, agent: str = "db", backward: str = "tlm") -> Config:
         "eval.elbo_samples": 4,
         "eval.max_exact_edges": 0,
     }
-    return with_values(preset(env, agent), changes)
+    return with_values(usual(env, agent, backward), changes)
 
 
 def flags(config: Config, *others: str) -> list[str]:
-    names = "trajectories batch_size eval_every net.width net.layers"
+    names = "trajectories batch_size eval_every network.width network.layers"
     names += " eval.test_every eval.test_objects eval.test_rollouts eval.samples eval.elbo_samples eval.max_exact_edges"
-    section = {"net": config.net, "eval": config.eval}
+    values = config.flat()
     given = ["--env", config.env, "--env-kwargs", config.env_kwargs, "--agent", config.agent, "--backward", "tlm"]
     for name in names.split():
-        owner, _, leaf = name.rpartition(".")
-        value = getattr(section.get(owner, config), leaf)
-        given += ["--" + name.replace("_", "-"), str(value)]
+        given += ["--" + name.replace("_", "-"), str(values[name])]
     return [*given, "--no-progress", *others]
+
+
+def part(evaluator: Evaluator, kind: type[M], name: str) -> M:
+    """Return a metric of an evaluator."""
+    metric = evaluator.metrics[name]
+    assert isinstance(metric, kind)
+    return metric
+
+
+def molecules_of(evaluator: Evaluator) -> MoleculeMetrics:
+    return part(evaluator, MoleculeMetrics, "molecules")
+
+
+def correlation_of(evaluator: Evaluator) -> CorrelationMetrics:
+    return part(evaluator, CorrelationMetrics, "correlation")
 
 
 @pytest.mark.parametrize("symmetry", ["exact", "reference"])
@@ -60,8 +85,8 @@ def test_rewards_of_metrics_are_r_whatever_is_trained_on(env, symmetry) -> None:
     evaluator = Evaluator(dag, settings(env).eval)
     states = dag.test_states()
     states = states[dag.log_symmetry(states).argsort(descending=True)[:40]]
-    evaluator.add_objects(states, dag.log_reward(states), torch.ones(len(states)))
-    found, r = evaluator.sample_metrics(), dag.rewards(states).double()
+    evaluator.add_objects(states, dag.log_rewards(states), torch.ones(len(states)))
+    found, r = evaluator.evaluate(None), dag.rewards(states).double()
     assert float(dag.log_symmetry(states).max()) > 0
     assert found["mean_reward"] == pytest.approx(float(r.mean()), rel=1e-5)
     assert found["mean_log_reward"] == pytest.approx(float(r.log().mean()), rel=1e-5)
@@ -100,8 +125,13 @@ def test_a_run_leaves_molecules_metrics_and_pictures_and_can_be_resumed(env, tmp
     rewards = [float(row["r"]) for row in samples]
     assert rewards == sorted(rewards, reverse=True)
     assert all(math.isfinite(float(row["log_p"])) for row in samples)
-    for name in ("top_molecules.png", "likelihood.png", "learning_curve.png", "trajectories.png"):
+    for name in ("top_molecules.png", "correlation.png", "learning_curve.png", "trajectories.png"):
         assert (whole / name).read_bytes().startswith(b"\x89PNG")
+    with (whole / "top_molecules.csv").open() as file:
+        best = [(row["smiles"], float(row["r"])) for row in csv.DictReader(file)]
+    assert best == sorted(best, key=lambda pair: -pair[1])
+    assert len({smiles for smiles, _ in best}) == len(best) <= 100
+    assert best[0][1] == pytest.approx(last["best_reward"], rel=1e-5)
     assert main(flags(settings(env), "--out", str(whole), "--overwrite", "--eval.samples", "0")) == 0
     assert not (whole / "samples.csv").exists()
 
@@ -120,24 +150,24 @@ def sampled(env: str) -> tuple[Evaluator, list]:
 @pytest.mark.parametrize("env", IDS)
 def test_each_molecule_counts_once_and_with_its_own_reward(env: str) -> None:
     evaluator, batches = sampled(env)
-    dag = evaluator.dag
+    dag, samples, molecules = evaluator.dag, part(evaluator, SampleMetrics, "samples"), molecules_of(evaluator)
     states = torch.cat([batch.terminal_states for batch in batches])
-    keys = [tuple(row) for row in dag.canonical(states).tolist()]  # type: ignore[attr-defined]
-    assert len(evaluator.unique) == len(set(keys))
+    keys = [tuple(row) for row in dag.canonical(states).tolist()]
+    assert samples.unique == len(set(keys))
     rewards = dag.rewards(states).tolist()  # type: ignore[attr-defined]
     best = sorted(dict(zip(keys, rewards, strict=True)).values(), reverse=True)[:100]
-    assert evaluator.best.log_reward.exp().tolist() == pytest.approx(best, rel=1e-4)
-    assert evaluator._sums["reward"] == pytest.approx(sum(rewards), rel=1e-4)
-    molecules = evaluator.molecules
-    assert molecules is not None
-    expected = chem.SeparatedModes([0.2])
-    molecules.modes, seen = chem.SeparatedModes([0.2]), set()
-    evaluator.unique = evaluator.unique[:0]
+    assert samples.best.log_reward.exp().tolist() == pytest.approx(best, rel=1e-4)
+    assert list(molecules.top().values()) == pytest.approx(best, rel=1e-4)
+    assert samples.sums["reward"] == pytest.approx(sum(rewards), rel=1e-4)
+    fresh = Evaluator(dag, evaluator.settings)
+    expected, seen = chem.SeparatedModes([0.2]), set()
+    molecules = molecules_of(fresh)
+    molecules.modes = chem.SeparatedModes([0.2])
     for batch in batches:
-        evaluator.add(batch)
-        evaluator.flush()
+        fresh.add(batch)
+        fresh.flush()
         smiles, values = [], []
-        for state in dag.canonical(batch.terminal_states):  # type: ignore[attr-defined]
+        for state in dag.canonical(batch.terminal_states):
             if tuple(state.tolist()) not in seen:
                 seen.add(tuple(state.tolist()))
                 smiles += dag.to_smiles(state[None])  # type: ignore[attr-defined]
@@ -147,6 +177,46 @@ def test_each_molecule_counts_once_and_with_its_own_reward(env: str) -> None:
     assert expected.counts()[0] > 0
 
 
+def test_molecules_go_on_after_loading_as_if_never_saved() -> None:
+    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 7, "mode_thresholds": [0.2, 0.9]}'})
+    trainer = build_trainer(config, make_dag(config))
+    one, two = (Evaluator(trainer.dag, config.eval) for _ in range(2))
+    batches = [trainer.collect() for _ in range(4)]
+    for batch in batches[:2]:
+        one.add(batch)
+    one.evaluate(trainer.agent)
+    two.load_state_dict(one.state_dict())
+    for evaluator in (one, two):
+        for batch in batches[2:]:
+            evaluator.add(batch)
+    rows = [evaluator.evaluate(trainer.agent, last=True) for evaluator in (one, two)]
+    timed = {"test_seconds"}
+    assert {k: v for k, v in rows[0].items() if k not in timed} == {k: v for k, v in rows[1].items() if k not in timed}
+    assert rows[0]["modes_from_0.2"] > 0
+    assert molecules_of(one).top() == molecules_of(two).top()
+
+
+def _old_ones_too(metric: MoleculeMetrics, objects: Objects) -> None:
+    MoleculeMetrics_add(metric, dataclasses.replace(objects, new=torch.arange(len(objects.states))))
+
+
+def _by_log_r(metric: MoleculeMetrics, objects: Objects) -> None:
+    MoleculeMetrics_add(metric, dataclasses.replace(objects, log_raw_reward=objects.log_reward))
+
+
+MoleculeMetrics_add = MoleculeMetrics.add
+
+
+@pytest.mark.parametrize("mutant", [_old_ones_too, _by_log_r])
+def test_a_wrong_count_of_molecules_is_noticed(mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MoleculeMetrics, "add", mutant)
+    evaluator, batches = sampled("gfn/QM9-v0")
+    latest = molecules_of(evaluator).latest
+    best = molecules_of(evaluator).best.log_reward
+    r = torch.cat([batch.log_raw_reward for batch in batches])
+    assert len(latest.unique(dim=0)) < len(latest) or not torch.isclose(best[0], r.max())
+
+
 @functools.cache
 def made(env: str, device: str) -> DAG:
     return gfn_envs.make(env, device=device, **json.loads(SMALL[env]))
@@ -154,7 +224,9 @@ def made(env: str, device: str) -> DAG:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("env", IDS)
-@pytest.mark.parametrize(("agent", "backward"), [(agent, backward) for agent in AGENTS for backward in BACKWARD])
+@pytest.mark.parametrize(
+    ("agent", "backward"), [(agent, backward) for agent in AGENTS.names() for backward in BACKWARD.names()]
+)
 def test_every_pair_takes_steps_and_never_waits_for_the_host(agent, backward, env, device) -> None:
     dag = made(env, device)
     # Tensors on `meta` have no values: reading one, and mixing in a CPU tensor, raises.
@@ -170,12 +242,12 @@ def test_every_pair_takes_steps_and_never_waits_for_the_host(agent, backward, en
 
 def test_the_learned_maxent_policy_of_molecules_has_a_head_of_its_own() -> None:
     # No closed form of n(s) for atom graphs; for fragment trees there is one.
-    assert not made("gfn/QM9-v0", "cpu").offers("log_num_trajectories")
-    assert callable(gfn_envs.SEH.log_num_trajectories)
+    assert not isinstance(made("gfn/QM9-v0", "cpu"), CountsTrajectories)
+    assert issubclass(gfn_envs.SEH, CountsTrajectories)
     trainer = build_trainer(settings("gfn/QM9-v0", "db", "maxent"), made("gfn/QM9-v0", "cpu"))
-    count = [p.clone() for p in trainer.network.heads["count"].parameters()]
+    count = [p.clone() for p in trainer.network.head("count").parameters()]
     trainer.step()
-    after = list(trainer.network.heads["count"].parameters())
+    after = list(trainer.network.head("count").parameters())
     assert any(not torch.equal(p, old) for p, old in zip(after, count, strict=True))
 
 
@@ -183,14 +255,14 @@ def test_the_learned_maxent_policy_of_molecules_has_a_head_of_its_own() -> None:
 def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
     config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": json.dumps({"max_atoms": 7, "symmetry": symmetry})})
     trainer = build_trainer(config, make_dag(config))
-    dag, test_set = trainer.dag, trainer.evaluator
-    result = test_set.evaluate(trainer.agent)
-    states = test_set.test_set["states"]
+    dag, result = trainer.dag, trainer.evaluator.evaluate(trainer.agent)
+    test_set = correlation_of(trainer.evaluator).test_set
+    states = test_set["states"]
     law = 10 * dag.rewards(states).log()  # type: ignore[attr-defined]
     if symmetry == "reference":
-        law = law - dag.log_symmetry(states)  # type: ignore[attr-defined]
-    torch.testing.assert_close(test_set.test_set["log_reward"], law, rtol=1e-4, atol=1e-4)
-    assert result["pearson"] == pytest.approx(pearson(test_set.test_set["log_p"], law), abs=1e-4)
+        law = law - dag.log_symmetry(states)
+    torch.testing.assert_close(test_set["log_reward"], law, rtol=1e-4, atol=1e-4)
+    assert result["pearson"] == pytest.approx(pearson(test_set["log_p"], law), abs=1e-4)
 
 
 def test_estimated_likelihoods_are_those_of_the_enumeration() -> None:
@@ -205,9 +277,12 @@ def test_estimated_likelihoods_are_those_of_the_enumeration() -> None:
 
 
 def test_without_rdkit_a_run_trains_and_says_what_is_missing(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(chem, "installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    monkeypatch.setitem(sys.modules, "rdkit.Chem", None)
     assert main(flags(settings("gfn/QM9-v0"), "--out", str(tmp_path))) == 0
-    assert "pip install 'gfn-envs[molecules]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "metric molecules is left out: " in said
+    assert "pip install 'gfn-envs[molecules]'" in said
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert "mean_reward" in last
     assert not any(key.startswith("modes_from_") for key in last)

@@ -1,14 +1,16 @@
 """Networks say the same however they are asked; heads, torsos and slow copies hold the parameters they should."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from heads import HEADS, outputs_of
 from torch import nn
 from torch.nn import functional
 from true_flows import SMALL
 
-from agents.networks.base import HEADS, Network
+from agents.networks.base import Network
 from agents.networks.mlp import MLP, MLPTorso
 from agents.networks.target import Target, Targets
 from gfn_envs import Hypergrid, enumerate_dag
@@ -17,19 +19,12 @@ DAG = Hypergrid(dim=2, side=5)
 STATES = enumerate_dag(DAG).states
 
 
-def _mlp(seed: int = 0, **settings) -> MLP:
-    torch.manual_seed(seed)
-    return MLP(DAG, **{"width": 16, "layers": 2, **settings})
+def _mlp(seed: int = 0, **settings: Any) -> MLP:
+    return MLP(DAG, HEADS, seed=seed, **{"width": 16, "layers": 2, **settings})
 
 
-def _outputs(network: Network, states: torch.Tensor = STATES) -> dict[str, torch.Tensor]:
-    here = network.at(states)
-    return {
-        "pf": here.forward_logits,
-        "pb": here.backward_logits,
-        "flow": here.log_flow,
-        "count": here.log_count,
-    }
+def _outputs(network: Network) -> dict[str, torch.Tensor]:
+    return outputs_of(network, STATES)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -37,17 +32,22 @@ def _outputs(network: Network, states: torch.Tensor = STATES) -> dict[str, torch
 def test_the_backward_policy_starts_uniform_only_if_asked(name: str, shared_torso: bool) -> None:
     dag = SMALL[name]()
     states = enumerate_dag(dag).states
-    torch.manual_seed(0)
-    zero, other = (MLP(dag, 16, 2, shared_torso, zero_backward) for zero_backward in (True, False))
-    assert bool((zero.at(states).backward_logits == 0).all())
-    assert float(other.at(states).backward_logits.detach().std()) > 0.01
-    assert float(zero.at(states).forward_logits.detach().std()) > 0.01
+    zero, other = (MLP(dag, HEADS, 16, 2, shared_torso) for _ in range(2))
+    zero.zero("backward")
+    assert bool((zero(states).backward_logits == 0).all())
+    assert float(other(states).backward_logits.detach().std()) > 0.01
+    assert float(zero(states).forward_logits.detach().std()) > 0.01
 
 
 @pytest.mark.parametrize("shared_torso", [True, False])
 def test_outputs_have_their_shapes_and_differ_between_states(shared_torso: bool) -> None:
-    network = _mlp(shared_torso=shared_torso, zero_backward=False)
-    shapes = {"pf": (len(STATES), 3), "pb": (len(STATES), 3), "flow": (len(STATES),), "count": (len(STATES),)}
+    network = _mlp(shared_torso=shared_torso)
+    shapes = {
+        "forward": (len(STATES), 3),
+        "backward": (len(STATES), 3),
+        "flow": (len(STATES),),
+        "count": (len(STATES),),
+    }
     outputs = _outputs(network)
     assert {name: tuple(x.shape) for name, x in outputs.items()} == shapes
     for name, x in outputs.items():
@@ -90,7 +90,7 @@ def test_width_and_layers_set_the_size(layers: int, width: int) -> None:
 @pytest.mark.parametrize("shared_torso", [True, False])
 def test_the_sampler_says_what_the_forward_head_says(shared_torso: bool) -> None:
     network = _mlp(shared_torso=shared_torso)
-    expected = network.at(STATES).forward_logits
+    expected = network(STATES).forward_logits
     torch.testing.assert_close(network.sampler()(STATES), expected)
     torch.testing.assert_close(Network.sampler(network)(STATES), expected)
 
@@ -103,15 +103,15 @@ def test_a_new_sampler_has_the_present_weights() -> None:
             p.add_(0.1)
     after = network.sampler()(STATES)
     assert not torch.allclose(before, after)
-    torch.testing.assert_close(after, network.at(STATES).forward_logits)
+    torch.testing.assert_close(after, network(STATES).forward_logits)
 
 
 @pytest.mark.parametrize("shared_torso", [True, False])
-@pytest.mark.parametrize("heads", [HEADS, ("pf",), ("pf", "flow"), ("pb", "count")])
+@pytest.mark.parametrize("heads", [tuple(HEADS), ("forward",), ("forward", "flow"), ("backward", "count")])
 def test_parameters_of_heads_are_exactly_those_their_outputs_depend_on(
     heads: tuple[str, ...], shared_torso: bool
 ) -> None:
-    network = _mlp(shared_torso=shared_torso, zero_backward=False)
+    network = _mlp(shared_torso=shared_torso)
     found = [id(p) for p in network.parameters_of(*heads)]
     assert len(found) == len(set(found)), "a parameter is yielded twice"
     total = sum(_outputs(network)[head].square().sum() for head in heads)
@@ -119,7 +119,7 @@ def test_parameters_of_heads_are_exactly_those_their_outputs_depend_on(
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     read = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
     assert set(found) == read
-    if heads == HEADS:
+    if heads == tuple(HEADS):
         assert read == {id(p) for p in parameters}
 
 
@@ -131,7 +131,7 @@ def test_separate_torsos_share_nothing_and_a_shared_one_is_shared() -> None:
         assert bool(common) is shared_torso
         pairwise = [a & b for i, a in enumerate(sets) for b in sets[:i]]
         assert all(bool(both) is shared_torso for both in pairwise)
-    torsos = [network.torsos[head](STATES) for head in HEADS]
+    torsos = [network.torso_of(head)(STATES) for head in HEADS]
     assert not torch.allclose(torsos[0], torsos[1]), "each torso is drawn anew"
 
 
@@ -143,36 +143,36 @@ def test_equal_seeds_give_equal_weights_and_others_others() -> None:
 
 @pytest.mark.parametrize("rows", [slice(0, -1), slice(1, None), slice(3, 9)])
 def test_a_part_is_the_evaluation_of_those_states(rows: slice) -> None:
-    network = _mlp(zero_backward=False)
-    part, alone = network.at(STATES).part(rows), network.at(STATES[rows])
+    network = _mlp()
+    part, alone = network(STATES).rows(rows), network(STATES[rows])
     assert torch.equal(part.states, STATES[rows])
-    for name in ("forward_logits", "backward_logits", "log_flow", "log_count"):
-        torch.testing.assert_close(getattr(part, name), getattr(alone, name))
+    for name in HEADS:
+        torch.testing.assert_close(part.head(name), alone.head(name))
 
 
-class _Counting(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner, self.calls = inner, 0
+class _Calls:
+    """Counts the forward passes of a module."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return self.inner(x)
+    def __init__(self, module: nn.Module) -> None:
+        self.number = 0
+        module.register_forward_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self.number += 1
 
 
 def test_an_evaluation_makes_one_pass_and_only_when_read() -> None:
     network = _mlp()
-    torso = network.torsos["shared"] = _Counting(network.torsos["shared"])
-    head = network.heads["pf"] = _Counting(network.heads["pf"])
-    here = network.at(STATES)
-    parts = [here.part(slice(0, -1)), here.part(slice(1, None))]
-    assert (torso.calls, head.calls) == (0, 0)
+    torso, head = _Calls(network.torso_of("forward")), _Calls(network.head("forward"))
+    here = network(STATES)
+    parts = [here.rows(slice(0, -1)), here.rows(slice(1, None))]
+    assert (torso.number, head.number) == (0, 0)
     for evaluation in (here, *parts):
         _ = evaluation.backward_logits, evaluation.log_flow
-    assert (torso.calls, head.calls) == (1, 0)
+    assert (torso.number, head.number) == (1, 0)
     for evaluation in (*parts, here):
         _ = evaluation.forward_logits, evaluation.forward_logits
-    assert (torso.calls, head.calls) == (1, 1)
+    assert (torso.number, head.number) == (1, 1)
 
 
 def _shift(network: Network) -> None:
@@ -183,7 +183,7 @@ def _shift(network: Network) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
 def test_a_target_starts_equal_and_moves_by_its_rate(rate: float) -> None:
-    network = _mlp(zero_backward=False)
+    network = _mlp()
     target = Target(network, rate)
     for name, x in _outputs(network).items():
         assert torch.equal(x, _outputs(target.copy)[name])
@@ -205,13 +205,13 @@ def test_a_target_moves_only_every_so_many_updates_and_remembers_the_count() -> 
     for i in range(7):
         _shift(network)
         targets.update()
-        moved.append(torch.equal(network.at(STATES).forward_logits, slow.at(STATES).forward_logits))
+        moved.append(torch.equal(network(STATES).forward_logits, slow(STATES).forward_logits))
         if i == 3:
             # Saved and loaded on the way, into copies of another network.
             saved, targets = copy.deepcopy(targets.state_dict()), Targets(network)
             slow = targets.get(1.0, every=3)
             targets.load_state_dict(saved)
-            assert not torch.equal(network.at(STATES).forward_logits, slow.at(STATES).forward_logits)
+            assert not torch.equal(network(STATES).forward_logits, slow(STATES).forward_logits)
     assert moved == [False, False, True, False, False, True, False]
 
 
@@ -231,31 +231,30 @@ def test_who_asks_for_the_same_slow_copy_gets_the_same_one_and_it_moves_once() -
 
 @pytest.mark.parametrize("rows", [slice(0, -1), slice(1, None)])
 def test_an_evaluation_under_another_network_is_that_networks_own(rows: slice) -> None:
-    network, other = _mlp(0, zero_backward=False), _mlp(1, zero_backward=False)
-    here = network.at(STATES)
-    assert here.under(network) is here
-    assert here.under(other) is here.under(other)
-    for name, x in _outputs(other).items():
-        whole = {"pf": here.under(other).forward_logits, "pb": here.under(other).backward_logits}
-        whole |= {"flow": here.under(other).log_flow, "count": here.under(other).log_count}
-        assert torch.equal(whole[name], x)
-    part = here.part(rows).under(other)
-    torch.testing.assert_close(part.backward_logits, other.at(STATES[rows]).backward_logits)
+    network, other = _mlp(0), _mlp(1)
+    here = network(STATES)
+    assert here.of(network) is here
+    assert here.of(other) is here.of(other)
+    for name in HEADS:
+        assert torch.equal(here.of(other).head(name), other(STATES).head(name))
+    part = here.rows(rows).of(other)
+    torch.testing.assert_close(part.backward_logits, other(STATES[rows]).backward_logits)
     assert torch.equal(part.states, STATES[rows])
-    assert here.part(rows).under(network).forward_logits.shape == here.forward_logits[rows].shape
+    assert torch.equal(here.rows(rows).of(network).forward_logits, here.forward_logits[rows])
 
 
 def test_a_target_has_no_gradient_and_shares_no_memory() -> None:
     network = _mlp()
     target = Target(network, 0.5)
     assert not any(p.requires_grad for p in target.copy.parameters())
-    assert not target.copy.at(STATES).forward_logits.requires_grad
-    assert network.at(STATES).forward_logits.requires_grad
+    assert not target.copy(STATES).forward_logits.requires_grad
+    assert network(STATES).forward_logits.requires_grad
     addresses = {p.data_ptr() for p in network.parameters()}
     assert not addresses & {p.data_ptr() for p in target.copy.parameters()}
 
 
-def test_networks_are_made_on_the_dags_device() -> None:
-    network = MLP(Hypergrid(2, 5, device="meta"), 8, 1)
+def test_networks_run_on_the_dags_device() -> None:
+    dag = Hypergrid(2, 5, device="meta")
+    network = MLP(dag, HEADS, 8, 1).to(dag.device)
     assert all(p.is_meta for p in network.parameters())
-    assert network.at(Hypergrid(2, 5, device="meta").reset(4)).log_flow.is_meta
+    assert network(dag.reset(4)).log_flow.is_meta

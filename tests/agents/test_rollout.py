@@ -12,7 +12,8 @@ from toy_dags import Bag
 from true_flows import SMALL, Flow, Table, sample, uniform_policy
 
 from agents.sampling import rollout as module
-from agents.sampling.rollout import Trajectories, gumbel_noise, rollout, sample_actions
+from agents.sampling.categorical import gumbel_noise, sample_actions
+from agents.sampling.rollout import Trajectories, rollout
 from gfn_envs import DAG, Hypergrid, enumerate_dag
 
 DAGS = {**SMALL, "bag": lambda: Bag(), "large": lambda: Hypergrid(dim=3, side=8)}
@@ -21,7 +22,7 @@ DAGS = {**SMALL, "bag": lambda: Bag(), "large": lambda: Hypergrid(dim=3, side=8)
 @pytest.fixture(params=[True, False], ids=["compacted", "padded"])
 def compacting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Run a test both as on the CPU and as on a GPU."""
-    monkeypatch.setattr(module, "compacts", lambda device: request.param)
+    monkeypatch.setattr(module, "host_is_free", lambda device: request.param)
     return request.param
 
 
@@ -42,7 +43,7 @@ def _walks(dag: DAG, backward: bool, n: int = 200, seed: int = 0) -> Trajectorie
 def test_every_step_is_legal_and_is_the_dags_own(name: str, backward: bool, compacting: bool) -> None:
     dag = DAGS[name]()
     walks = _walks(dag, backward)
-    renames = backward and dag.offers("canonical")
+    renames = backward and dag.renames_slots
     assert walks.states.shape == (200, walks.mask.shape[1] + 1, dag.state_dim)
     assert torch.equal(walks.states[:, 0], dag.reset(200))
     assert walks.mask.shape[1] <= dag.max_steps
@@ -233,7 +234,7 @@ def test_the_policy_sees_only_live_rows_when_compacting(monkeypatch: pytest.Monk
     dag = Hypergrid(dim=2, side=20)
     seen: dict[bool, int] = {}
     for compacted in (True, False):
-        monkeypatch.setattr(module, "compacts", lambda device, compacted=compacted: compacted)
+        monkeypatch.setattr(module, "host_is_free", lambda device, compacted=compacted: compacted)
         sizes: list[int] = []
 
         def policy(states: Tensor, sizes: list[int] = sizes) -> Tensor:

@@ -1,22 +1,16 @@
 """The loop: a saved run goes on bit for bit, evaluation changes nothing, and bad numbers stop it in time."""
 
-import dataclasses
 import io
 import math
 from typing import Any
 
 import pytest
 import torch
-from test_agents import AGENTS, PAIRS, config, trained, weights
+from pairs import PAIRS, REPLAYING, built, config, trained, weights
 
-from agents.build import build_trainer, make_dag
-from agents.config import Config
+from agents.build import build_trainer
 from agents.trainer import Trainer
 from gfn_envs import DAG, Hypergrid
-
-
-def _build(settings: Config) -> Trainer:
-    return build_trainer(settings, make_dag(dataclasses.replace(settings, device="cpu")))
 
 
 def _train(trainer: Trainer, until: int | None = None) -> None:
@@ -32,7 +26,7 @@ def _reloaded(trainer: Trainer) -> Trainer:
     file = io.BytesIO()
     torch.save(trainer.state_dict(), file)
     file.seek(0)
-    fresh = _build(trainer.config)
+    fresh = built(trainer.config)
     _train(fresh, until=2)
     fresh.load_state_dict(torch.load(file, weights_only=True))
     return fresh
@@ -53,14 +47,12 @@ LONG: dict[str, Any] = {
 @pytest.mark.parametrize("at", [3, 11])
 @pytest.mark.parametrize(("agent", "backward"), PAIRS)
 def test_a_saved_run_goes_on_bit_for_bit(agent: str, backward: str, at: int) -> None:
-    settings = config(agent, backward, **LONG)
-    if backward == "maxent":
-        settings = dataclasses.replace(settings, pb=dataclasses.replace(settings.pb, exact_maxent=False))
-    if AGENTS[agent].replays:
-        settings = dataclasses.replace(settings, dqn=dataclasses.replace(settings.dqn, target_every=3))
-    whole = _build(settings)
+    learned = {"backward.exact": False} if backward == "maxent" else {}
+    slow = {"agent.target_every": 3} if agent in REPLAYING else {}
+    settings = config(agent, backward, **LONG, **learned, **slow)
+    whole = built(settings)
     _train(whole)
-    part = _build(settings)
+    part = built(settings)
     _train(part, until=at)
     assert part.iteration == at
     fresh = _reloaded(part)
@@ -73,7 +65,7 @@ def test_a_saved_run_goes_on_bit_for_bit(agent: str, backward: str, at: int) -> 
 @pytest.mark.parametrize(("agent", "backward"), [("tb", "pessimistic"), ("mdqn", "tlm"), ("softdqn", "naive")])
 def test_a_state_saved_in_the_middle_of_an_evaluation_period_keeps_its_sums(agent: str, backward: str) -> None:
     settings = config(agent, backward, trajectories=16 * 10, eval__max_exact_edges=1000)
-    whole, part = _build(settings), _build(settings)
+    whole, part = built(settings), built(settings)
     _train(whole)
     for at in range(1, 10):
         _train(part, until=at)
@@ -102,7 +94,7 @@ def test_means_between_evaluations_add_up_to_the_mean_of_the_run() -> None:
 
 
 def test_metrics_are_those_of_the_trajectories_sampled() -> None:
-    trainer = _build(config("db", "uniform", eval__max_exact_edges=1000))
+    trainer = built(config("db", "uniform", eval__max_exact_edges=1000))
     batches = []
     collect = trainer.collect
     trainer.collect = lambda: batches.append(collect()) or batches[-1]
@@ -141,7 +133,7 @@ def test_the_loop_does_as_many_iterations_as_cover_the_trajectories() -> None:
 
 
 def test_stopping_leaves_the_run_unfinished_and_it_can_go_on() -> None:
-    trainer, seen = _build(config(eval_every=4)), []
+    trainer, seen = built(config(eval_every=4)), []
     assert not trainer.train(seen.append, lambda: trainer.iteration == 6, progress=False)
     assert (trainer.iteration, len(seen)) == (6, 1)
     assert trainer.train(seen.append, lambda: False, progress=False)
@@ -159,19 +151,19 @@ def test_seconds_grow_and_iterations_per_second_fit_them() -> None:
 
 
 def test_epsilon_falls_linearly_and_stays_at_its_end() -> None:
-    trainer = _build(config(epsilon=0.5, epsilon_end=0.1, epsilon_trajectories=16 * 8))
+    trainer = built(config(epsilon=0.5, epsilon_end=0.1, epsilon_trajectories=16 * 8))
     seen = []
     for _ in range(11):
         seen.append(trainer.epsilon())
         trainer.step()
     assert seen == pytest.approx([0.5 - 0.05 * i for i in range(8)] + [0.1] * 3)
-    constant = _build(config(epsilon=0.3))
+    constant = built(config(epsilon=0.3))
     constant.step()
     assert constant.epsilon() == 0.3
 
 
 def test_nothing_is_learned_before_learning_starts_but_all_is_collected() -> None:
-    trainer = _build(config("mdqn", "tlm", learning_starts=4))
+    trainer = built(config("mdqn", "tlm", learning_starts=4))
     start = weights(trainer)
     for _ in range(4):
         trainer.step()
@@ -203,7 +195,7 @@ def test_a_bad_reward_stops_the_run_before_it_is_learned_from_and_is_named(value
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_evaluated_or_handed_back(
     agent: str, backward: str, stops: bool
 ) -> None:
-    trainer, seen = _build(config(agent, backward, eval_every=4)), []
+    trainer, seen = built(config(agent, backward, eval_every=4)), []
     _train(trainer, until=1)
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(math.nan)

@@ -10,13 +10,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 import gfn_envs
-from agents.config import flatten
+from agents.model import make_dag
 from agents.runs.folder import RunFolder
-from baselines import build as assemble
-from baselines.config import BaselineConfig, preset
-from baselines.sb3 import ROWS
+from baselines.algorithms import SB3Algorithm
+from baselines.build import build_trainer
+from baselines.config import BaselineConfig, usual
+from baselines.registry import ALGORITHMS
 from baselines.train import main, parse
-from baselines.trainer import Session
+from baselines.trainer import Trainer
 
 GRID = ["--env-kwargs", '{"dim": 2, "side": 4}']
 SMALL = {
@@ -31,14 +32,19 @@ SMALL = {
 }  # fmt: skip
 SHARED = {"trajectories", "reward_calls", "seconds", "mean_reward", "modes_found", "unique_states", "top_log_reward",
           "l1_empirical"}  # fmt: skip
+OF_SB3 = [name for name in ALGORITHMS.names() if isinstance(ALGORITHMS.find(name), SB3Algorithm)]
 TIMES = {"seconds", "steps_per_second", "test_seconds"}
 
 
 def arguments(algo, folder, *more):
-    net = {"policy_kwargs": {"net_arch": [8]}} if algo in ROWS else {}
+    net = {"policy_kwargs": {"net_arch": [8]}} if algo in OF_SB3 else {}
     kwargs = json.dumps({**net, **SMALL.get(algo, {})})
     given = ["--algo", algo, "--algo-kwargs", kwargs, "--num-envs", "4", "--trajectories", "90", "--eval-every", "40"]
     return [*given, "--out", str(folder), "--no-progress", *more]
+
+
+def trainer_of(config: BaselineConfig) -> Trainer:
+    return build_trainer(config, make_dag(config))
 
 
 def metrics_of(folder):
@@ -47,10 +53,10 @@ def metrics_of(folder):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(Session, "draw", lambda self, folder: [])
+    monkeypatch.setattr("agents.runs.report.draw", lambda folder, run: [])
 
 
-@pytest.mark.parametrize("algo", assemble.ALGORITHMS)
+@pytest.mark.parametrize("algo", ALGORITHMS.names())
 def test_every_algorithm_leaves_the_files_and_metrics_of_a_run(algo, tmp_path):
     assert main([*arguments(algo, tmp_path), *GRID]) == 0
     rows = metrics_of(tmp_path)
@@ -61,14 +67,14 @@ def test_every_algorithm_leaves_the_files_and_metrics_of_a_run(algo, tmp_path):
     assert (summary["algo"], summary["reward_calls"]) == (algo, summary["trajectories"])
     assert ("total_variation_exact" in summary) == (algo not in ("mcmc", "recurrent_ppo"))
     assert ("elbo" in summary) == (algo not in ("mcmc", "recurrent_ppo", "dqn", "qrdqn"))
-    assert ("invalid_share" in summary) == (algo in ROWS)
-    assert (tmp_path / "model.zip").exists() == (algo in ROWS)
+    assert ("invalid_share" in summary) == (algo in OF_SB3)
+    assert (tmp_path / "model.zip").exists() == (algo in OF_SB3)
     assert {"config.json", "checkpoint.pt", "learning_curve.png", "distribution.png"} <= {
         file.name for file in tmp_path.iterdir()
     }
     if algo == "maskable_ppo":
         assert summary["invalid_share"] == 0
-    elif algo in ROWS:
+    elif algo in OF_SB3:
         assert 0 < max(row["invalid_share"] for row in rows) < 1
 
 
@@ -77,7 +83,7 @@ def test_every_algorithm_leaves_the_files_and_metrics_of_a_run(algo, tmp_path):
 @pytest.mark.parametrize("algo", ["maskable_ppo", "dqn", "random", "mcmc"])
 @pytest.mark.parametrize("env", gfn_envs.registered())
 def test_every_environment_and_reward_mode_runs(env, algo, mode, tmp_path, no_pictures):
-    if algo in ("random", "mcmc") and mode != preset(env, algo).reward_mode:
+    if algo in ("random", "mcmc") and mode != usual(env, algo).reward_mode:
         pytest.skip("is paid nothing")
     # An algorithm without masks may come to prefer to stay where it is: steps end the run, too.
     few = [
@@ -116,23 +122,23 @@ def test_what_is_counted_is_what_sb3_is_told(monkeypatch):
     counters = []
     monkeypatch.setattr("baselines.sb3._Callback", lambda report: counters.append(Counter(report)) or counters[-1])
     kwargs = {"algo": "ppo", "env_kwargs": '{"dim": 2, "side": 3}', "trajectories": 200, "num_envs": 5}
-    session = assemble.build_session(BaselineConfig(**kwargs, algo_kwargs=json.dumps(SMALL["ppo"])))
-    session.train(lambda metrics: None, lambda: False, progress=False)
-    (counter,), (metrics,) = counters, session.history
+    trainer = trainer_of(BaselineConfig(**kwargs, algo_kwargs=json.dumps(SMALL["ppo"])))
+    trainer.train(lambda metrics: None, lambda: False, progress=False)
+    (counter,), (metrics,) = counters, trainer.history
     assert metrics["trajectories"] == metrics["reward_calls"] == len(counter.rewards)
     assert metrics["mean_reward"] == pytest.approx(np.mean(counter.rewards))
     assert metrics["steps"] == counter.steps
     assert metrics["invalid_share"] == pytest.approx(counter.invalid / counter.steps)
     # Each finished object took its legal steps; those of the five under way are not in the mean.
     legal = counter.steps - counter.invalid
-    assert legal - 5 * session.dag.max_steps <= metrics["mean_length"] * metrics["trajectories"] <= legal
+    assert legal - 5 * trainer.dag.max_steps <= metrics["mean_length"] * metrics["trajectories"] <= legal
 
 
 def test_the_exact_distribution_is_where_the_policy_ends_when_its_actions_are_legal():
     config = BaselineConfig(algo="ppo", env_kwargs='{"dim": 2, "side": 3}', num_envs=4)
-    session = assemble.build_session(config)
-    model, dag, exact = session.method.model, session.dag, session.evaluator.enumeration
-    p = exact.terminal_distribution(session.method.policy())
+    trainer = trainer_of(config)
+    model, dag, exact = trainer.baseline.model, trainer.dag, trainer.evaluator.enumeration
+    p = exact.terminal_distribution(trainer.baseline.policy())
     torch.manual_seed(0)
     states = dag.reset(20_000)
     while not (done := dag.is_terminal(states)).all():
@@ -145,9 +151,9 @@ def test_the_exact_distribution_is_where_the_policy_ends_when_its_actions_are_le
 
 @pytest.mark.parametrize("algo", ["dqn", "qrdqn"])
 def test_the_exact_distribution_of_a_q_learner_is_its_greedy_object(algo):
-    session = assemble.build_session(BaselineConfig(algo=algo, env_kwargs='{"dim": 2, "side": 3}', num_envs=2))
-    model, dag, exact = session.method.model, session.dag, session.evaluator.enumeration
-    p = exact.terminal_distribution(session.method.policy())
+    trainer = trainer_of(BaselineConfig(algo=algo, env_kwargs='{"dim": 2, "side": 3}', num_envs=2))
+    model, dag, exact = trainer.baseline.model, trainer.dag, trainer.evaluator.enumeration
+    p = exact.terminal_distribution(trainer.baseline.policy())
     assert float(p.max()) == pytest.approx(1)
     best = exact.states[exact.terminal[p.argmax()]]
     state = dag.reset(1)
@@ -165,10 +171,10 @@ def test_networks_on_renamed_slots_have_no_exact_distribution(monkeypatch):
 
     gfn_envs.register("my/Bag-v0", "toy_dags:Bag")
     for algo, exact in (("ppo", False), ("random", True)):
-        session = assemble.build_session(BaselineConfig(algo=algo, env="my/Bag-v0", num_envs=2, trajectories=40))
-        session.train(lambda metrics: None, lambda: False, progress=False)
-        assert isinstance(session.dag, Bag)
-        assert ("total_variation_exact" in session.history[-1]) == exact
+        trainer = trainer_of(BaselineConfig(algo=algo, env="my/Bag-v0", num_envs=2, trajectories=40))
+        trainer.train(lambda metrics: None, lambda: False, progress=False)
+        assert isinstance(trainer.dag, Bag)
+        assert ("total_variation_exact" in trainer.history[-1]) == exact
 
 
 @pytest.mark.parametrize("algo", ["random", "mcmc"])
@@ -185,10 +191,10 @@ def test_samplers_go_on_to_the_same_bits(algo, tmp_path, no_pictures):
 def test_sb3_goes_on_with_weights_optimizer_and_replay(algo, tmp_path, no_pictures):
     assert main([*arguments(algo, tmp_path), *GRID]) == 0
     config = RunFolder(tmp_path, BaselineConfig).read_config()
-    loaded = assemble.build_session(config)
+    loaded = trainer_of(config)
     assert RunFolder(tmp_path, BaselineConfig).load(loaded)
-    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["method"]
-    again = loaded.method.state_dict()
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["baseline"]
+    again = loaded.baseline.state_dict()
     assert again["counters"] == saved["counters"]
     assert again["counters"]["num_timesteps"] > 0
     assert str(again["parameters"]) == str(saved["parameters"])
@@ -203,7 +209,7 @@ def test_sb3_goes_on_with_weights_optimizer_and_replay(algo, tmp_path, no_pictur
 def test_the_model_loads_with_sb3_alone(tmp_path, no_pictures):
     assert main([*arguments("ppo", tmp_path), *GRID]) == 0
     model = PPO.load(tmp_path / "model.zip")
-    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["method"]["parameters"]["policy"]
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["baseline"]["parameters"]["policy"]
     for name, value in model.policy.state_dict().items():
         assert torch.equal(value, saved[name])
 
@@ -213,9 +219,9 @@ def test_schedules_follow_the_objects_done():
         algo="dqn", env_kwargs='{"dim": 2, "side": 4}', trajectories=200, eval_every=50, num_envs=2,
         algo_kwargs=json.dumps({**SMALL["dqn"], "exploration_fraction": 0.5, "exploration_final_eps": 0.1}),
     )  # fmt: skip
-    session = assemble.build_session(config)
-    session.train(lambda metrics: None, lambda: False, progress=False)
-    rates = [row["exploration_rate"] for row in session.history]
+    trainer = trainer_of(config)
+    trainer.train(lambda metrics: None, lambda: False, progress=False)
+    rates = [row["exploration_rate"] for row in trainer.history]
     assert rates == pytest.approx([0.55, 0.1, 0.1, 0.1], abs=0.03)
 
 
@@ -297,7 +303,7 @@ def test_help_lists_what_there_is(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for name in (*assemble.ALGORITHMS, *gfn_envs.registered(), "ent_coef", "mean_back"):
+    for name in (*ALGORITHMS.names(), *gfn_envs.registered(), "ent_coef", "mean_back"):
         assert name in text
 
 
@@ -307,19 +313,19 @@ def test_every_setting_is_used_by_some_run():
 
     def outcome(**changed):
         algo_kwargs = json.dumps({**SMALL["maskable_ppo"], "policy_kwargs": {"net_arch": [8]}})
-        session = assemble.build_session(BaselineConfig(**{"algo_kwargs": algo_kwargs, **base, **changed}))
-        session.train(lambda metrics: None, lambda: False, progress=False)
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in session.history]
+        trainer = trainer_of(BaselineConfig(**{"algo_kwargs": algo_kwargs, **base, **changed}))
+        trainer.train(lambda metrics: None, lambda: False, progress=False)
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in trainer.history]
 
     changes = {
         "algo": "random", "env": "gfn/HypergridHard-v0", "env_kwargs": '{"dim": 2, "side": 5}', "reward_mode": "soft",
         "trajectories": 90, "steps": 40, "seed": 1, "num_envs": 3, "eval_every": 20,
-        "algo_kwargs": '{"n_steps": 8, "batch_size": 16}',
+        "algo_kwargs": '{"n_steps": 8, "batch_size": 16}', "metrics": ("toy_metrics:longest",),
     }  # fmt: skip
     plain = outcome()
     assert plain == outcome()
     for name, value in changes.items():
         extra = {"algo_kwargs": "{}"} if name == "algo" else {}
         assert outcome(**{name: value, **extra}) != plain, name
-    rest = {name for name in flatten(BaselineConfig()) if not name.startswith("eval.")} - set(changes)
+    rest = {name for name in BaselineConfig().flat() if not name.startswith("eval.")} - set(changes)
     assert rest == {"device", "threads"}

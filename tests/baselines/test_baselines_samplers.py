@@ -94,7 +94,7 @@ def test_the_chains_leave_the_target_invariant_and_step_as_their_exact_kernel(da
     method = MetropolisHastings(dag, num_envs=20_000, seed=1, mean_back=2.5)
     for place, rank in enumerate(exact.terminal.tolist()):
         method.states = exact.states[rank].repeat(20_000, 1)
-        method.log_reward = dag.log_reward(method.states)
+        method.log_reward, method.log_raw_reward = dag.log_rewards(method.states)
         reached = exact.terminal_rank[exact.index(method.move().states)]
         counts = torch.bincount(reached, minlength=len(matrix)).double()
         possible = matrix[place] > 1e-12
@@ -107,6 +107,7 @@ def test_log_rewards_follow_the_chains_through_acceptances_and_rejections():
     method = MetropolisHastings(DAGS["skips"], num_envs=50, seed=0)
     states, log_reward = collect(1000, method)
     torch.testing.assert_close(method.dag.log_reward(states), log_reward)
+    torch.testing.assert_close(method.dag.log_rewards(method.states).log_raw_reward, method.log_raw_reward)
     assert 0.1 < method.metrics()["acceptance"] < 0.95
 
 

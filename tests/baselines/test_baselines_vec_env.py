@@ -54,6 +54,7 @@ def test_transitions_are_those_of_dummy_vec_env(env_id, size, reward_mode):
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
     random = np.random.default_rng(0)
+    ours.action_space.seed(0)
     for env in (ours, theirs):
         env.seed(5)
     assert_equal(ours.reset(), theirs.reset())

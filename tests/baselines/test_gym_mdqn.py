@@ -8,7 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.objectives.losses import munchausen_target, soft_value
+from agents.objectives.losses import munchausen_target
+from agents.sampling.categorical import soft_value
 from baselines.gym_mdqn import GymDQNSettings, GymMunchausenDQN, evaluate, main
 
 N = 5

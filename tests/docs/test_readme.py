@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, and its commands are ones the command line accepts."""
+"""What the README and the pages in docs/ show is right: code runs, commands are understood, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -6,47 +6,110 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tyro
+from pages import PAGES, ROOT, blocks, commands, text
 
-from agents.runs.train import parse
+import gfn_envs
+from agents.config import CHOICES
+from agents.evaluation.settings import EvaluationSettings
+from agents.runs import bench, compare, evaluate, sample, sweep, train
+from agents.settings import field_types
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line
-    for block in re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
-]
+README = text(ROOT / "README.md")
+EXTEND = ROOT / "docs" / "extend.md"
+"""Its blocks are files that belong together: test_extend.py runs them."""
+PYTHON = [code for page in PAGES if page != EXTEND for code in blocks(text(page), "python")]
+COMMANDS = list(dict.fromkeys(line for page in PAGES if page != EXTEND for line in commands(text(page))))
+
+
+def _baseline(words: list[str]) -> object:
+    from baselines.train import parse
+
+    return parse(words)
+
+
+def _sweep(words: list[str]) -> object:
+    return sweep.plan(tyro.cli(sweep.Options, args=words))
+
+
+PARSERS: dict[str, Callable[[list[str]], object]] = {
+    "python agents/run.py": train.parse,
+    "python agents/sample.py": lambda words: tyro.cli(sample.Options, args=words),
+    "python agents/evaluate.py": lambda words: tyro.cli(evaluate.Options, args=words),
+    "python agents/sweep.py": _sweep,
+    "python agents/compare.py": lambda words: tyro.cli(compare.Options, args=words),
+    "python baselines/run.py": _baseline,
+    "python -m agents.runs.bench": lambda words: tyro.cli(bench.Options, args=words),
+}
+"""What understands a command's words, by the beginning of its line."""
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[0])
-def test_python_blocks_run(code, tmp_path):
+def test_python_blocks_run(code: str, tmp_path: Path) -> None:
+    if "sb3_contrib" in code:
+        pytest.importorskip("sb3_contrib")
+    if "molecules" in code.lower():
+        pytest.importorskip("rdkit")
     script = tmp_path / "block.py"
     script.write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python agents/run.py")])
-def test_training_commands_are_understood(line):
-    words = shlex.split(line, comments=True)[2:]
-    if "--resume" not in words:  # the run to go on with is one that an earlier line makes
-        options = parse(words)
-        assert f"--agent {options.config.agent}" in line
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_understood(line: str) -> None:
+    begins = [begin for begin in PARSERS if line.startswith(begin + " ")]
+    if line.startswith("make "):
+        return  # see below
+    assert begins, f"no parser for {line!r}"
+    words = shlex.split(line.removeprefix(begins[0]), comments=True)
+    if "--resume" in words:  # the run to go on with is one that an earlier line makes
+        return
+    # A and B stand for the agent and the backward policy of a table's row.
+    assert PARSERS[begins[0]]([{"A": "mdqn", "B": "tlm"}.get(word, word) for word in words]) is not None
 
 
-def test_commands_of_the_makefile_exist():
-    targets = re.findall(r"^([a-z][a-z-]*):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    named = re.findall(r"`?make ([a-z-]+)", README)
-    assert named
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_makefile_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z][a-z-]*):.*##", text(ROOT / "Makefile"), flags=re.MULTILINE)
+    named = re.findall(r"(?:^|`)make ([a-z-]+)", text(page), flags=re.MULTILINE)
     assert set(named) <= set(targets)
 
 
-def test_every_registered_environment_is_listed():
-    import gfn_envs
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text(page))]
+    local = [link for link in links if link and not link.startswith("https://")]
+    assert [link for link in local if not (page.parent / link).exists()] == []
 
+
+def test_flags_of_choices_exist() -> None:
+    named = {flag for page in PAGES if page != EXTEND for flag in re.findall(r"--(\w+\.[\w-]+)", text(page))}
+    groups = {
+        kind: {field for name in choices.names() for field in field_types(choices.find(name))}
+        for kind, choices in CHOICES.items()
+    }
+    groups["eval"] = set(field_types(EvaluationSettings))
+    parts = {flag: flag.replace("-", "_").split(".") for flag in named}
+    assert named
+    assert {flag for flag, (group, field) in parts.items() if field not in groups.get(group, set())} == set()
+
+
+def test_every_registered_environment_is_listed() -> None:
     assert [name for name in gfn_envs.registered() if name.startswith("gfn/") and f"`{name}`" not in README] == []
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_learning_table_is_the_same_on_both_pages() -> None:
+    tables = [re.search(r"<!-- learning table.*?-->(.*?)<!-- end", text(page), re.DOTALL) for page in PAGES]
+    found = [table[1].strip() for table in tables if table]
+    assert len(found) == 2
+    assert found[0] == found[1]

@@ -1,6 +1,5 @@
 """What holds for every registered environment, and for the packages as a whole."""
 
-import ast
 import importlib.metadata
 import subprocess
 import sys
@@ -54,21 +53,6 @@ def test_every_public_name_can_be_imported() -> None:
 
 def _modules(package: str) -> list[Path]:
     return [path for path in (ROOT / package).rglob("*.py") if path.stem != "__init__"]
-
-
-def _imported(path: Path) -> set[str]:
-    """Return the top-level packages that a file imports anywhere, in functions too."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    return {name.partition(".")[0] for name in names}
-
-
-@pytest.mark.parametrize(("package", "above"), [("gfn_envs", {"agents", "baselines"}), ("agents", {"baselines"})])
-def test_imports_point_downwards(package: str, above: set[str]) -> None:
-    files = list((ROOT / package).rglob("*.py"))
-    assert files
-    assert {str(path): _imported(path) & above for path in files if _imported(path) & above} == {}
 
 
 @pytest.mark.parametrize("package", ["agents", "baselines"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from heads import HEADS
 from torch import Tensor, nn
 from toy_dags import Skips, Subsets
 
-from agents.networks.base import HEADS, Network
+from agents.networks.base import Network
 from agents.sampling.rollout import Trajectories, rollout
 from gfn_envs import DAG, Enumeration, Hypergrid, enumerate_dag
 from gfn_envs.exact import masked_log_softmax
@@ -51,17 +53,17 @@ class Table(nn.Module):
         return self.values[self.enumeration.index(states)]
 
 
-class _Same(nn.Module):
-    def forward(self, states: Tensor) -> Tensor:
-        return states
-
-
 class TabularNetwork(Network):
-    """A network whose heads are tables, float64."""
+    """A network whose heads are tables by name, float64."""
 
     def __init__(self, enumeration: Enumeration, tables: dict[str, Tensor]) -> None:
-        heads: dict[str, nn.Module] = {name: Table(enumeration, tables[name]) for name in HEADS}
-        super().__init__(_Same, heads, shared_torso=True, zero_backward=False)
+        values = iter(tables.values())
+        heads = {name: HEADS[name] for name in tables}
+        super().__init__(heads, nn.Identity, lambda kind: Table(enumeration, next(values)))
+
+    def table(self, name: str) -> Tensor:
+        """Return the values of a head, one row a state."""
+        return self.head(name).get_parameter("values")
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Flow:
         if temperature is not None:
             forward = self.log_flow[:, None] + temperature * forward
         tables = {
-            "pf": forward.clone(),
-            "pb": self.backward_logits.clone(),
+            "forward": forward.clone(),
+            "backward": self.backward_logits.clone(),
             "flow": self.log_flow[:, None].clone(),
             "count": torch.zeros(self.enumeration.num_states, 1, dtype=torch.float64),
         }
@@ -123,7 +125,7 @@ class Flow:
         return self.log_flow[at], self.log_pf[edges], self.log_pb[edges], trajectories.mask
 
 
-def uniform_policy(dag: DAG):
+def uniform_policy(dag: DAG) -> Callable[[Tensor], Tensor]:
     """Return the policy of equal logits."""
     return lambda states: torch.zeros(len(states), dag.num_actions)
 

@@ -52,19 +52,19 @@ class MoleculeDAG(DAG):
     The layout of a state and what the actions change is that of a `SlotGraph`; a subclass adds the masks, the chemistry
     and a built-in reward. Slots are renamed, so `canonical` says which states are one graph.
 
-    With `symmetry="exact"` terminal graphs are sampled in proportion to `r^beta`, with `"reference"`, which leaves the
-    number of automorphisms out of `log_reward` as the literature does, in proportion to `r^beta / |Aut|`.
+    With `symmetry="exact"` terminal graphs are sampled in proportion to `r^beta`. `"reference"` leaves the number of
+    automorphisms out of `log_reward`, as the literature does: then they are sampled in proportion to `r^beta / |Aut|`.
 
     Args:
         reward: the name of the built-in reward, a callable, or a callable named as `"module:function"`. A callable
-            takes a batch of distinct molecules and returns their rewards r, positive finite numbers, one each.
+            takes a batch of distinct molecules and returns their rewards r, positive finite numbers, one each. It is
+            asked about complete molecules only, and once about each; `gfn_envs.rewards` says how many are remembered.
         reward_input: what a callable takes: `"smiles"`, a list of canonical SMILES, or `"states"`, canonical terminal
-            states int64 `[B, d]` on the DAG's device. It is asked about complete molecules only, and about each once as
-            long as it is among the last 100,000 (`gfn_envs.rewards.CACHE_SIZE`).
+            states int64 `[B, d]` on the DAG's device.
         symmetry: `"exact"` or `"reference"`.
         beta: the exponent of r, positive.
-        mode_thresholds: rewards r from which on a molecule may count as a mode; None for those of the built-in reward,
-            and for none at all with a callable.
+        mode_thresholds: rewards r from which on a molecule may count as a mode. None takes those of the built-in
+            reward; a callable then has none.
         device: where its tensors live.
     """
 

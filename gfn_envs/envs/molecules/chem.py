@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_SIMILAR = 0.7
-"""Two modes are less similar than this."""
+"""Two molecules are different modes if their Tanimoto similarity is below this."""
 
 
 def installed() -> bool:

@@ -33,7 +33,7 @@ UNSET = JOINED
 """The value of an ordered pair of joined fragments whose stem is not chosen; stem s is `UNSET + 1 + s`."""
 
 CHOICES = tuple((UNSET, UNSET + 1 + stem) for stem in range(MAX_STEMS))
-"""The value of a pair before and after each action of its own, the choice of a stem."""
+"""The value of a pair before and after each of its actions, which choose a stem."""
 
 TEST_SET = Path(__file__).with_name("test_set.csv")
 

@@ -1,16 +1,18 @@
-"""What every baseline offers to the session that runs it: objects completed, a policy where it has one."""
+"""What every baseline offers to the trainer that runs it: objects completed, a policy where it has one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from agents.evaluation.metric import Column
 from agents.sampling.rollout import Policy
+from baselines.config import BaselineConfig
 from gfn_envs.dag import DAG
 
 
@@ -30,11 +32,13 @@ class Progress:
     """Environment steps of all kinds."""
 
 
-class Method(ABC):
+class Baseline(ABC):
     """Something that completes objects of `dag`, and may learn from it.
 
-    `exact`: `policy()` is what it draws objects by (up to what the class says), so that exact metrics are of it.
-    `stochastic`: besides, log P of an object means something: the policy is not deterministic.
+    Attributes:
+        exact: whether `policy()` is what it draws objects by (up to what the class says), so that exact metrics are of
+            it.
+        stochastic: whether, besides, log P of an object means something: the policy is not deterministic.
     """
 
     exact: bool
@@ -63,7 +67,7 @@ class Method(ABC):
         return {}
 
     def save_model(self, folder: Path) -> None:  # noqa: B027
-        """Write the model into `folder` in the method's own format, where it has one."""
+        """Write the model into `folder` in the baseline's own format, where it has one."""
 
     @abstractmethod
     def state_dict(self) -> dict:
@@ -72,3 +76,25 @@ class Method(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
+
+
+class Algorithm(Protocol):
+    """What `--algo` names: how a baseline is made. It is known before the library that it comes from is imported."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The keyword arguments that the baseline is made with, which `--algo-kwargs` replaces one by one."""
+        ...
+
+    @property
+    def paid(self) -> bool:
+        """Whether it reads `--reward-mode`."""
+        ...
+
+    def check(self, config: BaselineConfig) -> None:
+        """Raise `ValueError` for wrong settings, `ModuleNotFoundError` where the library is missing."""
+        ...
+
+    def build(self, config: BaselineConfig, dag: DAG) -> Baseline:
+        """Return the baseline."""
+        ...

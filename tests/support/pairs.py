@@ -1,0 +1,70 @@
+"""Settings of small, fast runs of every pair of an agent and a backward policy."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.build import build_trainer
+from agents.config import CHOICES, Config, usual, with_values
+from agents.evaluation.settings import EvaluationSettings
+from agents.model import make_dag
+from agents.objectives.dqn import SoftDQNSettings
+from agents.registry import AGENTS, BACKWARD
+from agents.settings import annotations
+from agents.trainer import Trainer
+
+PAIRS = [(agent, backward) for agent in AGENTS.names() for backward in BACKWARD.names()]
+REPLAYING = [name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftDQNSettings)]
+"""The agents that learn from a replay unless told otherwise."""
+
+
+def owned(kind: str, name: str) -> set[str]:
+    """Return the settings that the choice `name` of a kind owns, by dotted name."""
+    return {f"{kind}.{setting}" for setting in annotations(CHOICES[kind].find(name))}
+
+
+def every_setting() -> set[str]:
+    """Return the dotted names of the settings of all runs and of all choices."""
+    plain = {field.name for field in dataclasses.fields(Config)} - {"eval", *(f"{kind}_settings" for kind in CHOICES)}
+    evaluation = {f"eval.{name}" for name in annotations(EvaluationSettings)}
+    return (plain | evaluation).union(*(owned(kind, name) for kind in CHOICES for name in CHOICES[kind].names()))
+
+
+def config(agent: str = "db", backward: str = "uniform", **values: Any) -> Config:
+    """Return the settings of a run of seconds on a small grid.
+
+    Choices are given by name, settings by their dotted names, whose dots may be written as two underscores.
+    """
+    given = {name.replace("__", "."): value for name, value in values.items()}
+    chosen = {name: given.pop(name) for name in ("env", "network", "preset") if name in given}
+    settings = usual(**chosen, agent=agent, backward=backward)
+    small = {
+        "env_kwargs": '{"dim": 2, "side": 5}',
+        "network.width": 16,
+        "trajectories": 16 * 12,
+        "learning_starts": 0,
+        "eval.max_exact_edges": 0,
+    }
+    if agent in REPLAYING and not given.get("agent.on_policy"):
+        small |= {"agent.replay_batch": 32, "agent.replay_capacity": 400}
+    return with_values(settings, small | given)
+
+
+def built(settings: Config) -> Trainer:
+    """Build a trainer, on the CPU."""
+    return build_trainer(settings, make_dag(dataclasses.replace(settings, device="cpu")))
+
+
+def trained(settings: Config) -> Trainer:
+    """Build a trainer, run it to the end and return it."""
+    trainer = built(settings)
+    assert trainer.train(lambda metrics: None, lambda: False, progress=False)
+    return trainer
+
+
+def weights(trainer: Trainer) -> Tensor:
+    """Return all learned numbers as one vector."""
+    parameters = (*trainer.network.parameters(), *trainer.agent.own.parameters())
+    return torch.cat([p.detach().flatten() for p in parameters])
