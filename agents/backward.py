@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from operator import attrgetter
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -195,6 +196,12 @@ class LearnedMaxent(Backward):
         return {"backward_loss": loss.detach()}
 
 
+def refuse_naive(agent: str, backward: Backward) -> None:
+    """Raise `ValueError` for a P_B that learns by the agent's gradient, where the agent has none to give."""
+    if backward.learned_by_agent:
+        raise ValueError(f"--agent {agent} gives P_B no gradient to learn by: take another --backward, such as tlm.")
+
+
 def _log_pb(dag: DAG, outputs: Outputs, backward_actions: Tensor) -> Tensor:
     return log_prob(outputs.backward_logits, dag.backward_action_mask(outputs.states), backward_actions)
 
@@ -248,7 +255,15 @@ class NaiveSettings(LearnedSettings):
 
 
 @dataclass(frozen=True)
-class TLMSettings(LearnedSettings, DecayingAdamSettings):
+class LikelihoodSettings(LearnedSettings):
+    """The settings that the backward policies which maximise the likelihood of trajectories have in common."""
+
+    learn_from: Literal["on-policy", "all"] = "on-policy"
+    """The trajectories that P_F has just sampled, as the theory asks, or the whole batch, replayed ones included."""
+
+
+@dataclass(frozen=True)
+class TLMSettings(LikelihoodSettings, DecayingAdamSettings):
     """Trajectory likelihood maximisation: P_B learns from the newest trajectories, at a decaying rate."""
 
     lr_decay: Annotated[float, Bounds(0, 1)] = 0.999
@@ -260,11 +275,12 @@ class TLMSettings(LearnedSettings, DecayingAdamSettings):
         network = self.start(parts.network)
         optimizer = self.optimizer(network, network.parameters_of("backward"))
         seen = parts.targets.get(self.target_rate)
-        return MaximumLikelihood(parts.dag, network, optimizer, seen, lambda buffer: buffer.newest, Keeps())
+        newest = attrgetter("newest_fresh" if self.learn_from == "on-policy" else "newest")
+        return MaximumLikelihood(parts.dag, network, optimizer, seen, newest, Keeps())
 
 
 @dataclass(frozen=True)
-class PessimisticSettings(LearnedSettings, AdamSettings):
+class PessimisticSettings(LikelihoodSettings, AdamSettings):
     """P_B maximises the likelihood of one of the last batches of trajectories, at a constant rate."""
 
     past_batches: Annotated[int, Bounds(1, 10**6)] = 20
@@ -274,7 +290,8 @@ class PessimisticSettings(LearnedSettings, AdamSettings):
         network = self.start(parts.network)
         optimizer = self.optimizer(network, network.parameters_of("backward"))
         keeps = Keeps(batches=self.past_batches)
-        return MaximumLikelihood(parts.dag, network, optimizer, network, RolloutBuffer.past, keeps)
+        part = attrgetter("fresh" if self.learn_from == "on-policy" else "all")
+        return MaximumLikelihood(parts.dag, network, optimizer, network, lambda buffer: part(buffer.past()), keeps)
 
 
 @dataclass(frozen=True)

@@ -15,5 +15,6 @@ def build_trainer(config: Config, dag: DAG) -> Trainer:
     check_config(config)
     model = build_model(config, dag)
     buffer = RolloutBuffer(dag, Keeps.all_of(model.agent.keeps, model.backward.keeps), seed=config.seed + 1)
+    sampler = config.sampler_settings.build(model.parts, config.batch_size)
     evaluator = Evaluator(dag, config.eval, config.metrics, seed=config.seed + 2)
-    return Trainer(config, model, buffer, evaluator)
+    return Trainer(config, model, sampler, buffer, evaluator)

@@ -17,6 +17,7 @@ from agents.networks.base import NetworkSettings
 from agents.networks.mlp import MLPSettings
 from agents.objectives.base import AgentSettings
 from agents.objectives.dqn import MunchausenDQNSettings
+from agents.sampling.samplers import OnPolicySettings, SamplerSettings
 from agents.settings import Bounds, InvalidSettingError, Settings, check, make, replaced, values_of
 from gfn_envs.registry import find, load
 
@@ -142,6 +143,8 @@ class Config(RunSettings):
     """Forward objective; MODULE:NAME first imports the module that registers it, also from the current folder."""
     backward: str = "tlm"
     """Backward policy, or MODULE:NAME as for --agent."""
+    sampler: str = "on-policy"
+    """How the trajectories of an iteration are obtained, or MODULE:NAME as for --agent."""
     network: str = "mlp"
     """Network, or MODULE:NAME as for --agent; auto takes the first one registered that fits the environment."""
     env: str = "gfn/Hypergrid-v0"
@@ -174,6 +177,9 @@ class Config(RunSettings):
     """Iterations that only collect trajectories, before the first update."""
     agent_settings: Annotated[AgentSettings, tyro.conf.arg(name="agent")] = field(default_factory=MunchausenDQNSettings)
     backward_settings: Annotated[BackwardSettings, tyro.conf.arg(name="backward")] = field(default_factory=TLMSettings)
+    sampler_settings: Annotated[SamplerSettings, tyro.conf.arg(name="sampler")] = field(
+        default_factory=OnPolicySettings
+    )
     network_settings: Annotated[NetworkSettings, tyro.conf.arg(name="network")] = field(default_factory=MLPSettings)
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
 
@@ -188,7 +194,12 @@ class Config(RunSettings):
         return with_values(dataclasses.replace(chosen, **groups), values)
 
 
-CHOICES = {"agent": registry.AGENTS, "backward": registry.BACKWARD, "network": registry.NETWORKS}
+CHOICES = {
+    "agent": registry.AGENTS,
+    "backward": registry.BACKWARD,
+    "sampler": registry.SAMPLERS,
+    "network": registry.NETWORKS,
+}
 """The fields of `Config` that name a choice, and the registry of each."""
 
 
@@ -233,13 +244,14 @@ def usual(
     backward: str = Config.backward,
     network: str = "auto",
     preset: str = Config.preset,
+    sampler: str = Config.sampler,
 ) -> Config:
     """Return the default settings of a run's choices: the paper's, except for the size of networks on molecules.
 
     Each name may be `"module:name"`, where the module registers the name. Raises `ValueError` for an unknown name.
     """
     find(env)
-    names = {"agent": agent, "backward": backward, "network": choose_network(network, env)}
+    names = {"agent": agent, "backward": backward, "sampler": sampler, "network": choose_network(network, env)}
     groups = {kind + _SECTION: CHOICES[kind].find(name)() for kind, name in names.items()}
     config = Config(env=env, preset=preset, **names, **groups)
     choice = registry.Choice(registry.bare(env), **{kind: registry.bare(name) for kind, name in names.items()})
@@ -248,7 +260,7 @@ def usual(
 
 def check_config(config: Config) -> None:
     """Raise `ValueError` for an unknown name, a number out of range, or a setting that the run would not read."""
-    default = usual(config.env, config.agent, config.backward, config.network, config.preset)
+    default = usual(config.env, config.agent, config.backward, config.network, config.preset, config.sampler)
     check(config, default)
     for name, value in values_of(config).items():
         if isinstance(value, Settings):

@@ -68,6 +68,7 @@ def bare(name: str) -> str:
 
 AGENTS: Registry[Any] = Registry("agent", "agents:AgentSettings")
 BACKWARD: Registry[Any] = Registry("backward policy", "agents:BackwardSettings")
+SAMPLERS: Registry[Any] = Registry("sampler", "agents:SamplerSettings")
 NETWORKS: Registry[Any] = Registry("network", "agents:NetworkSettings")
 METRICS: Registry[Any] = Registry("metric", "agents:Metric")
 
@@ -90,6 +91,16 @@ def register_backward(name: str, settings: str) -> None:
         settings: the subclass of `agents.BackwardSettings` that builds it, as `"module:Class"`.
     """
     BACKWARD.register(name, settings)
+
+
+def register_sampler(name: str, settings: str) -> None:
+    """Register a way of obtaining trajectories for `--sampler name`.
+
+    Args:
+        name: such as `"replay"`.
+        settings: the subclass of `agents.SamplerSettings` that builds it, as `"module:Class"`.
+    """
+    SAMPLERS.register(name, settings)
 
 
 def register_network(name: str, settings: str) -> None:
@@ -118,6 +129,7 @@ class Choice(NamedTuple):
     env: str
     agent: str
     backward: str
+    sampler: str
     network: str
 
 
@@ -167,11 +179,24 @@ register_agent("subtb", "agents.objectives.balance:SubTrajectoryBalanceSettings"
 register_agent("softdqn", "agents.objectives.dqn:SoftDQNSettings")
 register_agent("mdqn", "agents.objectives.dqn:MunchausenDQNSettings")
 
+register_agent("vargrad", "agents.objectives.variance:LogPartitionVarianceSettings")
+register_agent("fm", "agents.objectives.flow_matching:FlowMatchingSettings")
+register_agent("fl-db", "agents.objectives.forward_looking:ForwardLookingDBSettings")
+register_agent("fl-subtb", "agents.objectives.forward_looking:ForwardLookingSubTBSettings")
+register_agent("mdb", "agents.objectives.forward_looking:ModifiedDBSettings")
+register_agent("pg", "agents.objectives.policy_gradient:PolicyGradientSettings")
+register_agent("ent-ppo", "agents.objectives.policy_gradient:EntropicPPOSettings")
+register_agent("sac", "agents.objectives.sac:SoftActorCriticSettings")
+
 register_backward("uniform", "agents.backward:UniformSettings")
 register_backward("maxent", "agents.backward:MaximumEntropySettings")
 register_backward("naive", "agents.backward:NaiveSettings")
 register_backward("tlm", "agents.backward:TLMSettings")
 register_backward("pessimistic", "agents.backward:PessimisticSettings")
+
+register_sampler("on-policy", "agents.sampling.samplers:OnPolicySettings")
+register_sampler("replay", "agents.sampling.replay:ReplaySettings")
+register_sampler("local-search", "agents.sampling.local_search:LocalSearchSettings")
 
 register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
 register_network("transformer", "agents.networks.transformer:TransformerSettings")
@@ -181,6 +206,7 @@ register_network("mlp", "agents.networks.mlp:MLPSettings")
 register_metric("exact", "agents.evaluation.exact:ExactMetrics")
 register_metric("samples", "agents.evaluation.samples:SampleMetrics")
 register_metric("bounds", "agents.evaluation.bounds:BoundMetrics")
+register_metric("slack", "agents.evaluation.slack:SlackMetrics")
 register_metric("modes", "agents.evaluation.modes:ModeMetrics")
 register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
 register_metric("bayesnet", "agents.evaluation.bayesnet:BayesNetMetrics")

@@ -22,7 +22,8 @@ from agents.model import Model
 from agents.sampling.buffer import RolloutBuffer
 from agents.sampling.categorical import host_is_free
 from agents.sampling.random_state import get_state, make_generator, set_state
-from agents.sampling.rollout import Trajectories, rollout
+from agents.sampling.rollout import Trajectories
+from agents.sampling.samplers import Collected, Sampler
 from gfn_envs.dag import log_rewards_or_error
 
 CHECK_EVERY = 100
@@ -67,12 +68,15 @@ class Trainer:
     `history` holds one dictionary of metrics per evaluation.
     """
 
-    def __init__(self, config: Config, model: Model, buffer: RolloutBuffer, evaluator: Evaluator) -> None:
-        self.config, self.model, self.buffer, self.evaluator = config, model, buffer, evaluator
+    def __init__(
+        self, config: Config, model: Model, sampler: Sampler, buffer: RolloutBuffer, evaluator: Evaluator
+    ) -> None:
+        self.config, self.model, self.sampler = config, model, sampler
+        self.buffer, self.evaluator = buffer, evaluator
         self.dag, self.network, self.targets = model.parts.dag, model.parts.network, model.parts.targets
         self.agent, self.backward = model.agent, model.backward
         self.generator = make_generator(self.dag.device, config.seed)
-        self.iteration = 0
+        self.iteration = self.reward_calls = 0
         self.seconds = self._seconds_at_evaluation = 0.0
         self._iteration_at_evaluation = 0
         self._means = Means()
@@ -96,19 +100,19 @@ class Trainer:
         done = min(1.0, self.trajectories / config.epsilon_trajectories)
         return config.epsilon + done * (config.epsilon_end - config.epsilon)
 
-    def collect(self) -> Trajectories:
-        """Sample a batch with the current P_F, put it into the buffer, and return it."""
-        start = self.dag.reset(self.config.batch_size)
-        batch = rollout(self.dag, self.agent.policy(), start, self.generator, self.epsilon())
-        self.buffer.add(batch)
-        return batch
+    def collect(self) -> Collected:
+        """Obtain the trajectories of an iteration and put them into the buffer."""
+        collected = self.sampler.collect(self.agent, self.epsilon(), self.generator)
+        self.buffer.add(collected.batch)
+        return collected
 
     def step(self) -> None:
         """Do one iteration."""
-        batch = self.collect()
+        collected = self.collect()
         if host_is_free(self.dag.device):
-            self._check_rewards(batch)
-        self.evaluator.add(batch)
+            self._check_rewards(collected.batch.all)
+        self.evaluator.add(collected.batch.fresh)
+        self.reward_calls += collected.reward_calls
         if self.iteration >= self.config.learning_starts:
             told = self.backward.update(self.buffer)
             self._means.add({**self.agent.update(self.buffer), **told})
@@ -158,7 +162,7 @@ class Trainer:
         self._seconds_at_evaluation, self._iteration_at_evaluation = self.seconds, self.iteration
         metrics = {
             "trajectories": self.trajectories,
-            "reward_calls": self.trajectories,
+            "reward_calls": self.reward_calls,
             "seconds": self.seconds,
             "iterations_per_second": iterations / seconds if seconds > 0 else 0.0,
             **told,
@@ -210,10 +214,12 @@ class Trainer:
             "targets": self.targets.state_dict(),
             "agent": self.agent.state_dict(),
             "backward": self.backward.state_dict(),
+            "sampler": self.sampler.state_dict(),
             "buffer": self.buffer.state_dict(),
             "evaluator": self.evaluator.state_dict(),
             "generator": get_state(self.generator),
             "iteration": self.iteration,
+            "reward_calls": self.reward_calls,
             "seconds": [self.seconds, self._seconds_at_evaluation],
             "iteration_at_evaluation": self._iteration_at_evaluation,
             "means": self._means.state_dict(),
@@ -222,10 +228,11 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        for part in ("network", "targets", "agent", "backward", "buffer", "evaluator"):
+        for part in ("network", "targets", "agent", "backward", "sampler", "buffer", "evaluator"):
             getattr(self, part).load_state_dict(state[part])
         set_state(self.generator, state["generator"])
         self.iteration, self.history = state["iteration"], list(state["history"])
+        self.reward_calls = state["reward_calls"]
         self.seconds, self._seconds_at_evaluation = state["seconds"]
         self._iteration_at_evaluation = state["iteration_at_evaluation"]
         self._means.load_state_dict(state["means"], self.dag.device)

@@ -57,6 +57,7 @@ def train(
     backward: str = Config.backward,
     trajectories: int | None = None,
     seed: int = 0,
+    sampler: str = Config.sampler,
     network: str = "auto",
     preset: str = Config.preset,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -68,7 +69,7 @@ def train(
     """Train an agent; with the same settings the command line gives the same run, bit for bit.
 
     Args:
-        env, agent, backward, network, preset: choices; each may be `"module:name"`, where the module registers
+        env, agent, backward, sampler, network, preset: choices; each may be `"module:name"`, where the module registers
             the name.
         trajectories: trajectories to sample; None for the preset's number.
         seed: seed of everything random.
@@ -84,7 +85,7 @@ def train(
     values: dict[str, Any] = {"seed": seed, "env_kwargs": _as_json(env_kwargs or {}), **(settings or {})}
     if trajectories is not None:
         values["trajectories"] = trajectories
-    config = with_values(usual(env, agent, backward, network, preset), values)
+    config = with_values(usual(env, agent, backward, network, preset, sampler), values)
     trainer = build_trainer(config, make_dag(config))
     folder = None
     if out is not None:

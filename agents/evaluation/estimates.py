@@ -12,18 +12,15 @@ import torch
 from torch import Tensor
 
 from agents.evaluation.gflownet import GFlowNet
-from agents.sampling.categorical import host_is_free, log_prob
+from agents.sampling import paths
+from agents.sampling.categorical import host_is_free
 from agents.sampling.rollout import Trajectories, rollout
 
 
 @torch.no_grad()
 def log_probs(gflownet: GFlowNet, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
     """Return `sum_t log P_F` and `sum_t log P_B` of each trajectory, each `[B]`."""
-    rows, dag = trajectories.rows, gflownet.dag
-    log_pf = log_prob(gflownet.policy()(rows.states), dag.action_mask(rows.states), rows.actions)
-    log_pb = gflownet.log_pb(rows.states, rows.backward_actions)
-    edges = rows.pad(torch.where(rows.has_action, log_pf, 0.0))[:, :-1]
-    return edges.sum(1), rows.pad(torch.where(rows.has_parent, log_pb, 0.0))[:, 1:].sum(1)
+    return paths.log_probs(gflownet.dag, gflownet.policy(), gflownet.log_pb, trajectories)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from agents.sampling.rollout import Trajectories
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.exact import Enumeration, StateKeys, TooLargeError, enumerate_dag, first_of
 
-STANDARD = ("exact", "samples", "bounds")
+STANDARD = ("exact", "samples", "bounds", "slack")
 """The metrics that every run has."""
 
 

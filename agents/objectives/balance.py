@@ -72,21 +72,25 @@ class Balance(Agent):
         self.own = self.flow = flow
         self.loss, self.per_edge, self.optimizer = loss, per_edge, optimizer
 
-    def policy(self) -> Policy:
-        return self.network.sampler()
+    def policy(self, network: Network | None = None) -> Policy:
+        return (network or self.network).sampler()
 
     @torch.no_grad()
     def log_z(self) -> Tensor:
         return self.flow(self.network(self.dag.reset(1)))[0].detach()
 
-    def losses(self, trajectories: Trajectories) -> Tensor:
-        """Return the loss of each trajectory, `[B]`."""
+    def terms(self, trajectories: Trajectories) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what the losses take: `log_flow [B, T + 1]`, `log_pf [B, T]`, `log_pb [B, T]`, `mask [B, T]`."""
         rows = trajectories.rows
         outputs = self.network(rows.states)
         log_flow = torch.where(rows.has_action, self.flow(outputs), rows.log_reward)
         log_pf = log_prob(outputs.forward_logits, self.dag.action_mask(rows.states), rows.actions)
         log_pb = self.backward.log_prob(outputs, rows.backward_actions)
-        return self.loss(rows.pad(log_flow), rows.pad(log_pf)[:, :-1], rows.pad(log_pb)[:, 1:], trajectories.mask)
+        return rows.pad(log_flow), rows.pad(log_pf)[:, :-1], rows.pad(log_pb)[:, 1:], trajectories.mask
+
+    def losses(self, trajectories: Trajectories) -> Tensor:
+        """Return the loss of each trajectory, `[B]`."""
+        return self.loss(*self.terms(trajectories))
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         mask = buffer.newest.mask
@@ -95,15 +99,21 @@ class Balance(Agent):
         return {"loss": loss.detach()}
 
 
-PENALTIES: dict[str, losses.Penalty] = {"squared": torch.square, "huber": losses.huber}
+PENALTIES: dict[str, losses.Penalty] = {
+    "squared": torch.square,
+    "huber": losses.huber,
+    "cosh": losses.cosh,
+    "linex": losses.linex,
+    "linex-half": losses.linex_half,
+}
 
 
 @dataclass(frozen=True)
 class BalanceSettings(AgentSettings):
     """The settings that the balance losses have in common."""
 
-    penalty: Literal["squared", "huber"] = "squared"
-    """Penalty of a balance residual: its square, or its Huber loss."""
+    penalty: Literal["squared", "huber", "cosh", "linex", "linex-half"] = "squared"
+    """Penalty of a balance residual: its square, its Huber loss, or an exponential of it."""
 
     @abstractmethod
     def loss(self) -> Loss:
@@ -120,11 +130,15 @@ class StateFlowSettings(BalanceSettings):
     def heads(self, dag: DAG) -> Heads:
         return {"forward": "forward", "flow": "scalar"}
 
+    def flow(self, dag: DAG) -> nn.Module:
+        """Return how log F(s) is read from the network."""
+        return NetworkFlow()
+
     def _build(self, parts: Parts, backward: Backward, per_edge: bool) -> Agent:
         network = parts.network
-        weights = network.parameters_of("forward", "flow", *backward.learned_by_agent)
+        weights = network.parameters_of(*self.heads(parts.dag), *backward.learned_by_agent)
         optimizer = self.optimizer(network, weights)
-        return Balance(parts.dag, network, backward, NetworkFlow(), self.loss(), per_edge, optimizer)
+        return Balance(parts.dag, network, backward, self.flow(parts.dag), self.loss(), per_edge, optimizer)
 
 
 @dataclass(frozen=True)

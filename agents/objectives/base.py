@@ -37,8 +37,11 @@ class Agent(ABC):
         self.own = nn.Module()
 
     @abstractmethod
-    def policy(self) -> Policy:
-        """Return P_F as a function of states with the current weights, for rollouts and exact evaluation."""
+    def policy(self, network: Network | None = None) -> Policy:
+        """Return P_F as a function of states with the current weights, for rollouts and exact evaluation.
+
+        `network` is a slow copy with the same heads, whose P_F it is then.
+        """
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:

@@ -102,8 +102,8 @@ class DQN(Agent):
         self.temperature = 1 / (1 - self.alpha)
         self.keeps = Keeps(transitions=0 if settings.on_policy else settings.replay_capacity)
 
-    def policy(self) -> Policy:
-        return self.network.sampler(1 / self.temperature)
+    def policy(self, network: Network | None = None) -> Policy:
+        return (network or self.network).sampler(1 / self.temperature)
 
     @torch.no_grad()
     def log_z(self) -> Tensor:

@@ -23,6 +23,34 @@ def huber(residual: Tensor) -> Tensor:
     return functional.huber_loss(residual, torch.zeros_like(residual), reduction="none")
 
 
+_TANGENT = 10.0
+"""Beyond this an exponential penalty goes on along its tangent, so that early residuals do not overflow."""
+
+
+def cosh(residual: Tensor) -> Tensor:
+    """Return `e^r + e^-r - 2` of each of `residual` (Hu et al. 2025, arXiv 2410.02596, "shifted cosh")."""
+    return _exponential(residual) + _exponential(-residual) - 2
+
+
+def linex(residual: Tensor) -> Tensor:
+    """Return `e^t - t - 1` of each of `residual`, `t = -residual` (Hu et al. 2025, arXiv 2410.02596, "Linex(1)").
+
+    A residual is forward less backward, so that on-policy the gradient of the mean is that of KL(P_B || P_F), which
+    covers all modes. With the other sign it would seek one.
+    """
+    return _exponential(-residual) + residual - 1
+
+
+def linex_half(residual: Tensor) -> Tensor:
+    """Return `4 (e^(t/2) - t/2 - 1)` of each of `residual`, `t = -residual` (Hu et al. 2025, "Linex(1/2)")."""
+    return 4 * linex(residual / 2)
+
+
+def _exponential(x: Tensor) -> Tensor:
+    near = x.clamp(max=_TANGENT)
+    return near.exp() * (1 + x - near)
+
+
 def munchausen_target(
     reward: Tensor, next_value: Tensor, log_pi: Tensor, alpha: float, l0: float, temperature: float
 ) -> Tensor:
@@ -62,6 +90,40 @@ def trajectory_balance(
     h = potential(log_flow, log_pf, log_pb, mask)
     last = mask.sum(1, keepdim=True)
     return penalty(h[:, 0] - h.gather(1, last).squeeze(1))
+
+
+def log_partition_estimates(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, mask: Tensor) -> Tensor:
+    """Return `log R(x) + sum log P_B - sum log P_F` of each trajectory, `[B]`: log Z where the flow is balanced.
+
+    `log_reward` is `[B]`, the others are as above.
+    """
+    return log_reward - torch.where(mask, log_pf - log_pb, 0.0).sum(1)
+
+
+def log_partition_variance(
+    log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, penalty: Penalty = torch.square
+) -> Tensor:
+    """Return the penalty of the mean estimate of log Z over the batch less each trajectory's own, `[B]`.
+
+    No log Z is learned (Zhang et al. 2023, arXiv 2302.05446; Richter et al. 2020, arXiv 2010.10436). `log_flow` is read
+    at the last states only.
+    """
+    last = mask.sum(1, keepdim=True)
+    estimates = log_partition_estimates(log_pf, log_pb, log_flow.gather(1, last).squeeze(1), mask)
+    return penalty(estimates.mean() - estimates)
+
+
+def advantages(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, lamda: float) -> Tensor:
+    """Return `A_t = -sum_k lamda^k d_{t+k}`, `[B, T]`, `d` the residuals of detailed balance; 0 in the padding.
+
+    It is the generalised advantage estimate of the problem that pays log P_B on every edge, log R at the end and the
+    entropy of the policy; its value function is log F (Schulman et al. 2016, arXiv 1506.02438).
+    """
+    residual = torch.where(mask, log_flow[:, :-1] + log_pf - log_flow[:, 1:] - log_pb, 0.0)
+    step = torch.arange(mask.shape[1], device=mask.device)
+    ahead = step.unsqueeze(1) - step
+    weights = torch.where(ahead >= 0, float(lamda) ** ahead.clamp(min=0), 0.0).to(residual.dtype)
+    return torch.where(mask, -(residual @ weights), 0.0)
 
 
 def subtrajectory_balance(

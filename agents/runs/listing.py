@@ -16,6 +16,7 @@ def text() -> str:
         "--env": envs,
         "--agent": _choices(registry.AGENTS),
         "--backward": _choices(registry.BACKWARD),
+        "--sampler": _choices(registry.SAMPLERS),
         "--network": [("auto", "The first of these that fits the environment."), *_choices(registry.NETWORKS)],
         "--metrics": _choices(registry.METRICS),
         "--preset": [(name, "") for name in registry.preset_names()],

@@ -53,6 +53,7 @@ Choices of your own, registered by my_module.py in the current folder (docs/exte
 What there is to choose from (--list says more):
   --agent: {agents}
   --backward: {backward}
+  --sampler: {samplers}
   --network: {networks}
   --preset: {presets}
   --env: {envs}"""
@@ -76,18 +77,20 @@ def parse(argv: list[str]) -> Options:
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choices = {"env": Config.env, "agent": Config.agent, "backward": Config.backward, "network": "auto"}
+    choices["sampler"] = Config.sampler
     for flag, default in {**choices, "preset": Config.preset, "resume": "", "config": ""}.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
 
     def chosen() -> Config:
         recorded = command.recorded(known.resume, known.config, Config)
-        return recorded or usual(known.env, known.agent, known.backward, known.network, known.preset)
+        return recorded or usual(known.env, known.agent, known.backward, known.network, known.preset, known.sampler)
 
     config = command.defaults(argv, chosen, usual)
     names = {
         "agents": registry.AGENTS.names(),
         "backward": registry.BACKWARD.names(),
+        "samplers": registry.SAMPLERS.names(),
         "networks": ["auto", *registry.NETWORKS.names()],
         "presets": registry.preset_names(),
         "envs": registered(),

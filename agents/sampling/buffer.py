@@ -50,6 +50,31 @@ class Transitions:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """The trajectories of one iteration."""
+
+    all: Trajectories
+    """What the agent learns from."""
+    fresh: Trajectories
+    """Those among them that the present P_F sampled from s0; the same object as `all` where there are no others."""
+
+    def state_dict(self) -> dict:
+        """Return the trajectories as tensors."""
+        fresh = {} if self.fresh is self.all else self.fresh.tensors()
+        return {"all": self.all.tensors(), "fresh": fresh}
+
+    @classmethod
+    def from_state(cls, state: dict, device: torch.device) -> Batch:
+        """Return the batch that `state_dict` told."""
+        everything, fresh = (
+            Trajectories(**{k: v.to(device) for k, v in state[name].items()}) if state[name] else None
+            for name in ("all", "fresh")
+        )
+        assert everything is not None
+        return cls(everything, fresh or everything)
+
+
+@dataclass(frozen=True)
 class Keeps:
     """What an agent or a backward policy needs the buffer to keep."""
 
@@ -74,7 +99,7 @@ class RolloutBuffer:
 
     def __init__(self, dag: DAG, keeps: Keeps, seed: int = 0) -> None:
         self.generator, self.host_generator = make_generator(dag.device, seed), torch.Generator().manual_seed(seed)
-        self.batches: deque[Trajectories] = deque(maxlen=keeps.batches)
+        self.batches: deque[Batch] = deque(maxlen=keeps.batches)
         capacity = keeps.transitions
         self.capacity, self.filled, self.at = capacity, 0, 0
         d, device = dag.state_dim, dag.device
@@ -88,16 +113,21 @@ class RolloutBuffer:
         }
         self.priorities = torch.zeros(capacity, device=device)
 
-    def add(self, trajectories: Trajectories) -> None:
-        """Append a batch of trajectories."""
-        self.batches.append(trajectories)
+    def add(self, batch: Batch) -> None:
+        """Append the trajectories of an iteration."""
+        self.batches.append(batch)
 
     @property
     def newest(self) -> Trajectories:
-        """The batch that was added last."""
-        return self.batches[-1]
+        """All trajectories of the batch that was added last."""
+        return self.batches[-1].all
 
-    def past(self) -> Trajectories:
+    @property
+    def newest_fresh(self) -> Trajectories:
+        """Those of the newest batch that the current P_F sampled."""
+        return self.batches[-1].fresh
+
+    def past(self) -> Batch:
         """Return one of the kept batches, each with equal probability.
 
         The number is drawn on the host, because the list of batches is there.
@@ -131,7 +161,7 @@ class RolloutBuffer:
     def state_dict(self) -> dict:
         """Return everything kept, as tensors and numbers; as copies, because saving a view saves its whole storage."""
         return {
-            "batches": [batch.tensors() for batch in self.batches],
+            "batches": [batch.state_dict() for batch in self.batches],
             "ring": {name: field[: self.filled].clone() for name, field in self.ring.items()},
             "priorities": self.priorities[: self.filled].clone(),
             "at": self.at,
@@ -142,7 +172,7 @@ class RolloutBuffer:
         """Restore what `state_dict` returned."""
         self.batches.clear()
         device = self.priorities.device
-        self.batches.extend(Trajectories(**{k: v.to(device) for k, v in kept.items()}) for kept in state["batches"])
+        self.batches.extend(Batch.from_state(kept, device) for kept in state["batches"])
         self.at, self.filled = state["at"], len(state["priorities"])
         self.priorities[: self.filled] = state["priorities"]
         for name, field in self.ring.items():

@@ -8,9 +8,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from agents.sampling.categorical import gumbel_noise, host_is_free, sample_actions
-from gfn_envs.dag import DAG
+from gfn_envs.dag import DAG, LogRewards
 
 Policy = Callable[[Tensor], Tensor]
 """States `[B, d]` -> unnormalised log-probabilities `[B, num_actions]`; illegal actions may have any value."""
@@ -61,6 +62,27 @@ class Trajectories:
         """Return the fields by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
+    def every(self, step: int, first: int) -> Trajectories:
+        """Return every `step`-th trajectory from the one with index `first` on."""
+        return Trajectories(**{name: field[first::step] for name, field in self.tensors().items()})
+
+    @classmethod
+    def cat(cls, *batches: Trajectories) -> Trajectories:
+        """Return the trajectories of several batches as one, padded to the longest."""
+        longest = max(batch.mask.shape[1] for batch in batches)
+
+        def padded(batch: Trajectories, name: str) -> Tensor:
+            field: Tensor = getattr(batch, name)
+            missing = longest - batch.mask.shape[1]
+            if field.dim() == 1 or missing == 0:
+                return field
+            if name == "states":
+                return torch.cat([field, field[:, -1:].expand(-1, missing, -1)], 1)
+            return functional.pad(field, (0, missing))
+
+        names = cls.__dataclass_fields__
+        return cls(**{name: torch.cat([padded(batch, name) for batch in batches]) for name in names})
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -89,23 +111,23 @@ class Rows:
     @cached_property
     def has_parent(self) -> Tensor:
         """bool `[M]`: whether a step reached this state, which is then real and not s0."""
-        return torch.nn.functional.pad(self.has_action[:-1], (1, 0))
+        return functional.pad(self.has_action[:-1], (1, 0))
 
     @classmethod
     def of(cls, trajectories: Trajectories) -> Rows:
         """Flatten `trajectories`."""
         mask = trajectories.mask
         shape = (mask.shape[0], mask.shape[1] + 1)
-        leaves = torch.nn.functional.pad(mask, (0, 1))
+        leaves = functional.pad(mask, (0, 1))
         fields = {
             "states": trajectories.states.flatten(0, 1),
-            "actions": torch.nn.functional.pad(trajectories.actions, (0, 1)).flatten(),
-            "backward_actions": torch.nn.functional.pad(trajectories.backward_actions, (1, 0)).flatten(),
+            "actions": functional.pad(trajectories.actions, (0, 1)).flatten(),
+            "backward_actions": functional.pad(trajectories.backward_actions, (1, 0)).flatten(),
             "has_action": leaves.flatten(),
             "log_reward": trajectories.log_reward.unsqueeze(1).expand(shape).flatten(),
         }
         if host_is_free(mask.device):
-            index = torch.nn.functional.pad(mask, (1, 0), value=True).flatten().nonzero().squeeze(1)
+            index = functional.pad(mask, (1, 0), value=True).flatten().nonzero().squeeze(1)
             fields = {name: field[index] for name, field in fields.items()}
         else:
             index = torch.arange(shape[0] * shape[1], device=mask.device)
@@ -130,14 +152,18 @@ def rollout(
     generator: torch.Generator | None,
     epsilon: float = 0.0,
     backward: bool = False,
+    max_steps: int | None = None,
+    rewards: LogRewards | None = None,
 ) -> Trajectories:
     """Walk from `start [B, d]` along `policy` until every trajectory ends, and return them in forward order.
 
     Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions. With `backward`, `start` holds
     terminal states and the policy gives logits of backward actions. With probability `epsilon` a step takes a uniformly
-    random legal action. On other devices than the CPU the walk always has `dag.max_steps` steps, so the host never
-    waits for the device.
+    random legal action. After `max_steps` steps the walk ends wherever it is. Where the `rewards [B]` of the last
+    states are known, they are not asked for again. On other devices than the CPU the walk always takes as many steps as
+    it may, so the host never waits for the device.
     """
+    limit = dag.max_steps if max_steps is None else min(max_steps, dag.max_steps)
     step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
     num_actions = dag.num_backward_actions if backward else dag.num_actions
     compact = host_is_free(start.device)
@@ -146,7 +172,7 @@ def rollout(
     active = mask.any(1)
     width, all_alive = len(start), False
     noise: Iterator[Tensor] = iter(())
-    for t in range(dag.max_steps):
+    for t in range(limit):
         if compact:
             alive = int(active.count_nonzero())
             if alive == 0:
@@ -162,7 +188,7 @@ def rollout(
             logits = torch.where(explore, 0.0, logits)
         gumbel = next(noise, None)
         if gumbel is None:
-            steps = max(1, min(dag.max_steps - t, _NOISE_NUMBERS // max(1, mask.numel())))
+            steps = max(1, min(limit - t, _NOISE_NUMBERS // max(1, mask.numel())))
             noise = iter(gumbel_noise((steps, width, num_actions), start.device, generator).unbind(0))
             gumbel = next(noise)
         actions = sample_actions(logits, mask, gumbel)
@@ -171,7 +197,7 @@ def rollout(
         segments.steps.append((states, actions, reverse, active))
         mask = mask_of(states)
         active = mask.any(1)
-    return segments.finish(dag, backward)
+    return segments.finish(dag, backward, rewards)
 
 
 class _Segments:
@@ -187,7 +213,7 @@ class _Segments:
         self.rows, self.steps = rows, []
         self.runs.append((rows, states, self.steps))
 
-    def finish(self, dag: DAG, backward: bool) -> Trajectories:
+    def finish(self, dag: DAG, backward: bool, rewards: LogRewards | None) -> Trajectories:
         """Join the segments in time, and turn backward walks into forward order."""
         if len(self.runs) == 1:
             states, actions, reverse, mask = self._stack(*self.runs[0][1:])
@@ -202,7 +228,7 @@ class _Segments:
             states = states.gather(1, at.unsqueeze(2).expand_as(states))
             edge = (lengths.unsqueeze(1) - 1 - place[:-1]).clamp(min=0)
             actions, reverse = reverse.gather(1, edge), actions.gather(1, edge)
-        rewards = dag.log_rewards(_last_states(states, lengths))
+        rewards = rewards or dag.log_rewards(_last_states(states, lengths))
         return Trajectories(states, actions, reverse, mask, rewards.log_reward, rewards.log_raw_reward)
 
     def _stack(self, start: Tensor, steps: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> tuple[Tensor, ...]:

@@ -1,0 +1,120 @@
+"""Local search: take fresh objects partly apart by P_B, rebuild them by P_F, keep what is better, and replay that.
+
+Source: Kim et al. 2024 (arXiv 2310.02710).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from agents.networks.base import Network
+from agents.parts import Parts
+from agents.sampling.paths import log_probs
+from agents.sampling.replay import ObjectStore, Replay, ReplaySettings
+from agents.sampling.rollout import Policy, Trajectories, rollout
+from agents.sampling.samplers import Collected, Sampler, Walker
+from agents.settings import Bounds
+from gfn_envs.dag import LogRewards
+
+
+class LocalSearch(Replay):
+    """Replay of objects among which are those that a local search around the fresh ones found.
+
+    Args:
+        rounds: how often each fresh object is taken apart and rebuilt.
+        depth: steps that it is taken apart by.
+        metropolis: accept by the ratio of Metropolis and Hastings, which leaves R/Z as it is; otherwise what is better.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        batch_size: int,
+        seen: Network,
+        share: float,
+        store: ObjectStore,
+        top: float,
+        rounds: int,
+        depth: int,
+        metropolis: bool,
+    ) -> None:
+        super().__init__(parts, batch_size, seen, share, store, top)
+        self.rounds, self.depth, self.metropolis = rounds, depth, metropolis
+
+    def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
+        fresh = self.fresh(agent, epsilon, generator)
+        states, rewards = fresh.terminal_states, LogRewards(fresh.log_reward, fresh.log_raw_reward)
+        self.store.add(states, rewards)
+        for _ in range(self.rounds):
+            states, rewards = self.search(agent, states, rewards, generator)
+            self.store.add(states, rewards)
+        batch = self.with_replayed(agent, fresh, generator)
+        return Collected(batch, self.batch_size * (1 + self.rounds))
+
+    def search(
+        self, agent: Walker, states: Tensor, rewards: LogRewards, generator: torch.Generator | None
+    ) -> tuple[Tensor, LogRewards]:
+        """Return, for each of terminal `states [B, d]`, a neighbour where it is accepted and the state elsewhere."""
+        policy = agent.policy(self.seen)
+        away = rollout(
+            self.dag, agent.backward_policy(), states, generator, backward=True, max_steps=self.depth, rewards=rewards
+        )
+        back = rollout(self.dag, policy, away.states[:, 0], generator)
+        found, reward = back.terminal_states, LogRewards(back.log_reward, back.log_raw_reward)
+        gain = reward.log_reward - rewards.log_reward
+        accepted = self._metropolis(agent, policy, away, back, gain, generator) if self.metropolis else gain > 0
+        return (
+            torch.where(accepted.unsqueeze(1), found, states),
+            LogRewards(*(torch.where(accepted, new, old) for new, old in zip(reward, rewards, strict=True))),
+        )
+
+    def _metropolis(
+        self,
+        agent: Walker,
+        policy: Policy,
+        away: Trajectories,
+        back: Trajectories,
+        gain: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Return bool `[B]`: accepted with probability min(1, R(x')/R(x) P(x' -> x)/P(x -> x')), over pairs of paths.
+
+        `away` leads to x and `back` to x', both from where x was taken apart to. The way from x' to x has probability 0
+        where taking x' apart would not end there: unless it takes `depth` steps, or ends in s0 before.
+        """
+        there, here = (log_probs(self.dag, policy, agent.log_pb, path) for path in (away, back))
+        ratio = gain + (there[0] - there[1]) - (here[0] - here[1])
+        at_s0 = ~self.dag.backward_action_mask(away.states[:, 0]).any(1)
+        reversible = (back.lengths == self.depth) | (at_s0 & (back.lengths <= self.depth))
+        u = torch.rand(len(gain), device=gain.device, generator=generator)
+        return (u.log() < ratio) & reversible
+
+
+@dataclass(frozen=True)
+class LocalSearchSettings(ReplaySettings):
+    """Replay of objects that a local search around the fresh ones improves: back by P_B, rebuilt by P_F."""
+
+    rounds: Annotated[int, Bounds(1, 10**4)] = 4
+    """How often each fresh object is taken apart and rebuilt; each time asks for one reward."""
+    depth: Annotated[float, Bounds(0, 1)] = 0.5
+    """Share of the longest trajectory's steps that an object is taken apart by."""
+    accept: Literal["better", "metropolis"] = "better"
+    """Keep what has the higher reward, or accept by the ratio of Metropolis and Hastings."""
+
+    def build(self, parts: Parts, batch_size: int) -> Sampler:
+        return LocalSearch(
+            parts,
+            batch_size,
+            self.seen(parts),
+            self.share,
+            ObjectStore(parts.dag, self.capacity),
+            self.top,
+            self.rounds,
+            max(1, math.ceil(self.depth * parts.dag.max_steps)),
+            self.accept == "metropolis",
+        )

@@ -1,0 +1,105 @@
+"""How the trajectories of an iteration are obtained: the interface, and sampling on-policy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+import torch
+from torch import Tensor
+
+from agents.networks.base import Network
+from agents.parts import Parts
+from agents.sampling.buffer import Batch
+from agents.sampling.rollout import Policy, Trajectories, rollout
+from agents.settings import Bounds, Settings
+
+
+class Walker(Protocol):
+    """What a sampler needs of an agent: its two policies."""
+
+    def policy(self, network: Network | None = None) -> Policy:
+        """Return P_F, or that of a slow copy of the network."""
+        ...
+
+    def backward_policy(self) -> Policy:
+        """Return P_B."""
+        ...
+
+    def log_pb(self, states: Tensor, backward_actions: Tensor) -> Tensor:
+        """Return log P_B `[B]` of `backward_actions [B]` at `states [B, d]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a sampler obtained in one iteration."""
+
+    batch: Batch
+    """The trajectories to learn from."""
+    reward_calls: int
+    """Number of objects whose reward was asked for."""
+
+
+class Sampler(ABC):
+    """A way of obtaining `batch_size` fresh trajectories of P_F an iteration, and perhaps others beside them.
+
+    Args:
+        parts: the environment, the network and its slow copies.
+        batch_size: number of trajectories that P_F samples.
+        seen: the network that P_F samples with.
+    """
+
+    def __init__(self, parts: Parts, batch_size: int, seen: Network) -> None:
+        self.dag, self.batch_size, self.seen = parts.dag, batch_size, seen
+
+    def fresh(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Trajectories:
+        """Return `batch_size` trajectories of the present P_F, with random actions of probability `epsilon`."""
+        return rollout(self.dag, agent.policy(self.seen), self.dag.reset(self.batch_size), generator, epsilon)
+
+    @abstractmethod
+    def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
+        """Return the trajectories of an iteration."""
+
+    def state_dict(self) -> dict:
+        """Return what the sampler keeps."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:  # noqa: B027  (most keep nothing)
+        """Restore what `state_dict` returned."""
+
+
+@dataclass(frozen=True)
+class SamplerSettings(Settings, ABC):
+    """The settings of a sampler, which build it.
+
+    A subclass is a frozen dataclass registered by `agents.register_sampler`.
+    """
+
+    copy_rate: Annotated[float, Bounds(0, 1)] = 0.0
+    """Sample from a slow copy of the network that takes over this share of the new weights; 0 samples from itself."""
+
+    def seen(self, parts: Parts) -> Network:
+        """Return the network that P_F samples with."""
+        return parts.targets.get(self.copy_rate) if self.copy_rate else parts.network
+
+    @abstractmethod
+    def build(self, parts: Parts, batch_size: int) -> Sampler:
+        """Return the sampler."""
+
+
+class OnPolicy(Sampler):
+    """The trajectories that the present P_F samples, and no others."""
+
+    def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
+        fresh = self.fresh(agent, epsilon, generator)
+        return Collected(Batch(fresh, fresh), self.batch_size)
+
+
+@dataclass(frozen=True)
+class OnPolicySettings(SamplerSettings):
+    """The trajectories that the present P_F samples."""
+
+    def build(self, parts: Parts, batch_size: int) -> Sampler:
+        return OnPolicy(parts, batch_size, self.seen(parts))
