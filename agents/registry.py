@@ -129,8 +129,8 @@ class Choice(NamedTuple):
     env: str
     agent: str
     backward: str
-    sampler: str
     network: str
+    sampler: str = "on-policy"
 
 
 Preset = Callable[[Choice], dict[str, Any]]

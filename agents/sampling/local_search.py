@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from agents.networks.base import Network
-from agents.parts import Parts
 from agents.sampling.paths import log_probs
 from agents.sampling.replay import ObjectStore, Replay, ReplaySettings
 from agents.sampling.rollout import Policy, Trajectories, rollout
 from agents.sampling.samplers import Collected, Sampler, Walker
 from agents.settings import Bounds
 from gfn_envs.dag import LogRewards
+
+if TYPE_CHECKING:
+    from agents.networks.base import Network
+    from agents.parts import Parts
 
 
 class LocalSearch(Replay):

@@ -7,19 +7,21 @@ section 4 (prioritised replay training).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from agents.networks.base import Network
-from agents.parts import Parts
 from agents.sampling.buffer import Batch
 from agents.sampling.rollout import Trajectories, rollout
 from agents.sampling.samplers import Collected, Sampler, SamplerSettings, Walker
 from agents.settings import Bounds
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.exact import StateKeys
+
+if TYPE_CHECKING:
+    from agents.networks.base import Network
+    from agents.parts import Parts
 
 
 class ObjectStore:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from agents.networks.base import Network
-from agents.parts import Parts
 from agents.sampling.buffer import Batch
 from agents.sampling.rollout import Policy, Trajectories, rollout
 from agents.settings import Bounds, Settings
+
+if TYPE_CHECKING:
+    from agents.networks.base import Network
+    from agents.parts import Parts
 
 
 class Walker(Protocol):

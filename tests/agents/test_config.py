@@ -266,7 +266,10 @@ def test_a_group_of_settings_of_another_choice_is_told() -> None:
         ({"agnet": "db"}, "unknown settings: agnet. There are here: agent, backward, "),
         ({"backward.lrr": 1.0}, "unknown settings: backward.lrr. There are here: backward.lr, "),
         ({"agent.alpha": 0.1}, "unknown settings: agent.alpha. There are here: agent.lr, "),
-        ({"pb.lr": 0.1, "pb.x": 1}, "unknown settings: pb.lr, pb.x. Groups of settings are agent, backward, network, "),
+        (
+            {"pb.lr": 0.1, "pb.x": 1},
+            "unknown settings: pb.lr, pb.x. Groups of settings are agent, backward, sampler, network, ",
+        ),
         ({"network_settings": {"width": 3}}, "unknown settings: network_settings."),
         ({"eval": {}}, "unknown settings: eval."),
         ({"agent.": 1}, "unknown settings: agent.."),

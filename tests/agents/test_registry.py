@@ -281,7 +281,7 @@ def test_presets_hold_for_an_id_with_its_module() -> None:
     ("backward", "told"),
     [
         ("uniform", "unknown settings: agent.lrr. There are here: agent.lr, "),
-        ("maxent", "unknown settings: agnet.lr. Groups of settings are agent, backward, network, eval."),
+        ("maxent", "unknown settings: agnet.lr. Groups of settings are agent, backward, sampler, network, eval."),
         ("naive", "unknown settings: learnig_starts. There are here: "),
         ("tlm", "--agent.lr must be of type float, got '0.1'"),
         ("pessimistic", "--batch-size must lie in 1 .. 1e+07, got 0"),
