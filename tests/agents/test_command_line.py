@@ -15,7 +15,7 @@ import gfn_envs
 from agents import registry
 from agents.config import CHOICES, usual
 from agents.model import resolve_device
-from agents.registry import AGENTS, BACKWARD, METRICS, NETWORKS
+from agents.registry import AGENTS, BACKWARD, METRICS, NETWORKS, SAMPLERS
 from agents.runs.train import Options, main, parse
 
 # Wrong input
@@ -176,14 +176,14 @@ FITTING = {
     "slots": "gfn/PhyloTree-v0",
     "mlp": "gfn/Hypergrid-v0",
 }
-CHOSEN = list(zip(AGENTS.names(), BACKWARD.names(), itertools.cycle(NETWORKS.names()), strict=False))
+CHOSEN = list(zip(AGENTS.names(), *(itertools.cycle(c.names()) for c in (BACKWARD, SAMPLERS, NETWORKS)), strict=False))
 
 
-@pytest.mark.parametrize(("agent", "backward", "network"), CHOSEN)
+@pytest.mark.parametrize("names", CHOSEN, ids="-".join)
 def test_help_explains_every_flag_of_what_is_chosen(
-    agent: str, backward: str, network: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    names: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = {"agent": agent, "backward": backward, "network": network, "env": FITTING[network]}
+    chosen = {**dict(zip(CHOICES, names, strict=True)), "env": FITTING[names[-1]]}
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:
         main([*(word for name, value in chosen.items() for word in (f"--{name}", value)), "--help"])
@@ -199,7 +199,7 @@ def test_help_explains_every_flag_of_what_is_chosen(
     every = [name for choices in CHOICES.values() for name in choices.names()]
     for word in (*every, *gfn_envs.registered(), "--resume runs/small", "my_module:my/Env-v0"):
         assert word in shown
-    shown_flags = re.findall(r"\s--((?:agent|backward|network)\.(?!no-)[a-z0-9-]+)", plain)
+    shown_flags = re.findall(r"\s--((?:agent|backward|sampler|network)\.(?!no-)[a-z0-9-]+)", plain)
     assert set(shown_flags) == {flag for flag in flags if flag.partition(".")[0] in CHOICES and "." in flag}
 
 
@@ -232,6 +232,7 @@ BITS = ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"n": 8, "k": 2, "modes"
 EFFECTS: dict[str, tuple[list[str], str | bool | None]] = {
     "agent": (DEFAULT, "softdqn"),
     "backward": (DEFAULT, "uniform"),
+    "sampler": (DEFAULT, "local-search"),
     "network": (BITS, "mlp"),
     "env": (DEFAULT, "gfn/HypergridHard-v0"),
     "env_kwargs": (DEFAULT, '{"dim": 2, "side": 5}'),
@@ -267,6 +268,19 @@ EFFECTS: dict[str, tuple[list[str], str | bool | None]] = {
     "agent.log_z_lr": (["--agent", "tb"], "0.5"),
     "agent.penalty": (["--agent", "tb"], "huber"),
     "agent.lamda": (["--agent", "subtb"], "0.3"),
+    "agent.gae_lambda": (["--agent", "pg"], "0.1"),
+    "agent.value_weight": (["--agent", "pg"], "0.1"),
+    "agent.epochs": (["--agent", "ent-ppo"], "2"),
+    "agent.minibatches": (["--agent", "ent-ppo"], "1"),
+    "agent.clip": (["--agent", "ent-ppo", "--agent.lr", "0.1"], "0.01"),
+    "backward.learn_from": (["--sampler", "replay"], "all"),
+    "sampler.copy_rate": (DEFAULT, "0.1"),
+    "sampler.share": (["--sampler", "replay"], "0.8"),
+    "sampler.capacity": (["--sampler", "replay"], "2"),
+    "sampler.top": (["--sampler", "replay"], "0.9"),
+    "sampler.rounds": (["--sampler", "local-search"], "2"),
+    "sampler.depth": (["--sampler", "local-search"], "0.2"),
+    "sampler.accept": (["--sampler", "local-search"], "metropolis"),
     "backward.lr": (DEFAULT, "0.1"),
     "backward.lr_decay": (DEFAULT, "0.5"),
     "backward.target_rate": (DEFAULT, "1"),

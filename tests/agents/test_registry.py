@@ -178,7 +178,12 @@ def test_an_unknown_name_lists_all_names_the_closest_first(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in CHOICES for name in CHOICES[kind].names()])
 def test_every_choice_is_a_documented_group_of_settings_with_defaults(kind: str, name: str) -> None:
     cls = CHOICES[kind].find(name)
-    base = {"agent": agents.AgentSettings, "backward": agents.BackwardSettings, "network": agents.NetworkSettings}[kind]
+    base = {
+        "agent": agents.AgentSettings,
+        "backward": agents.BackwardSettings,
+        "sampler": agents.SamplerSettings,
+        "network": agents.NetworkSettings,
+    }[kind]
     assert issubclass(cls, base)
     assert issubclass(cls, Settings)
     assert dataclasses.is_dataclass(cls)
