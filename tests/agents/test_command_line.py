@@ -274,7 +274,7 @@ EFFECTS: dict[str, tuple[list[str], str | bool | None]] = {
     "agent.minibatches": (["--agent", "ent-ppo"], "1"),
     "agent.clip": (["--agent", "ent-ppo", "--agent.lr", "0.1"], "0.01"),
     "backward.learn_from": (["--sampler", "replay"], "all"),
-    "sampler.copy_rate": (DEFAULT, "0.1"),
+    "sampler.copy_rate": (["--agent.lr", "0.1"], "0.01"),
     "sampler.share": (["--sampler", "replay"], "0.8"),
     "sampler.capacity": (["--sampler", "replay"], "2"),
     "sampler.top": (["--sampler", "replay"], "0.9"),
