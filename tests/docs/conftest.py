@@ -10,13 +10,14 @@ import gymnasium
 import pytest
 
 from agents import registry
+from agents.config import CHOICES
 from gfn_envs import registry as environments
 
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Go to an empty folder outside the repository, from which modules can be imported."""
-    for choices in (registry.AGENTS, registry.BACKWARD, registry.NETWORKS, registry.METRICS):
+    for choices in (*CHOICES.values(), registry.METRICS):
         monkeypatch.setattr(choices, "_rows", dict(choices._rows))
     monkeypatch.setattr(registry, "_PRESETS", {name: dict(rows) for name, rows in registry._PRESETS.items()})
     monkeypatch.setattr(environments, "_ROWS", dict(environments._ROWS))

@@ -22,7 +22,7 @@ def own_modules(folder: Path, **modules: str) -> Iterator[None]:
         patch.syspath_prepend(folder)
         patch.setattr(envs, "_ROWS", dict(envs._ROWS))
         patch.setattr(choices, "_PRESETS", {name: dict(rows) for name, rows in choices._PRESETS.items()})
-        for registry in (choices.AGENTS, choices.BACKWARD, choices.NETWORKS, choices.METRICS):
+        for registry in (choices.AGENTS, choices.BACKWARD, choices.SAMPLERS, choices.NETWORKS, choices.METRICS):
             patch.setattr(registry, "_rows", dict(registry._rows))
         yield
     for name in modules:
