@@ -536,7 +536,7 @@ def test_a_policy_whose_samples_came_from_a_slow_copy_can_be_loaded(tmp_path: Pa
     file = tmp_path / "policy.safetensors"
     file.write_bytes(to_bytes(trainer.config, trainer.model, 48))
     states = trainer.dag.reset(1)
-    assert torch.equal(load(file, "cpu").model.agent.policy()(states), trainer.agent.policy()(states))
+    assert torch.equal(load(file, "cpu").gflownet().policy()(states), trainer.agent.policy()(states))
 
 
 @pytest.mark.parametrize("learn_from", ["on-policy", "all"])
