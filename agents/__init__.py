@@ -19,6 +19,7 @@ from agents.registry import (
     register_metric,
     register_network,
     register_preset,
+    register_sampler,
 )
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from agents.parts import Parts
     from agents.policy import Samples, TrainedPolicy, load
     from agents.runs.folder import RunFileError
-    from agents.sampling.buffer import Keeps, RolloutBuffer, Transitions
+    from agents.sampling.buffer import Batch, Keeps, RolloutBuffer, Transitions
     from agents.sampling.categorical import log_prob, soft_value
     from agents.sampling.rollout import Policy, Rows, Trajectories, rollout
+    from agents.sampling.samplers import Collected, Sampler, SamplerSettings, Walker
     from agents.settings import Bounds, Settings
     from agents.training import Training, resume, train
 
@@ -53,9 +55,10 @@ _LAZY = {
     "agents.parts": ("Parts",),
     "agents.policy": ("Samples", "TrainedPolicy", "load"),
     "agents.runs.folder": ("RunFileError",),
-    "agents.sampling.buffer": ("Keeps", "RolloutBuffer", "Transitions"),
+    "agents.sampling.buffer": ("Batch", "Keeps", "RolloutBuffer", "Transitions"),
     "agents.sampling.categorical": ("log_prob", "soft_value"),
     "agents.sampling.rollout": ("Policy", "Rows", "Trajectories", "rollout"),
+    "agents.sampling.samplers": ("Collected", "Sampler", "SamplerSettings", "Walker"),
     "agents.settings": ("Bounds", "Settings"),
     "agents.training": ("Training", "resume", "train"),
 }
@@ -67,8 +70,10 @@ __all__ = [
     "AgentSettings",
     "Backward",
     "BackwardSettings",
+    "Batch",
     "Bounds",
     "Choice",
+    "Collected",
     "Column",
     "Config",
     "Context",
@@ -88,6 +93,8 @@ __all__ = [
     "RolloutBuffer",
     "Rows",
     "RunFileError",
+    "Sampler",
+    "SamplerSettings",
     "Samples",
     "Settings",
     "SideBySide",
@@ -95,6 +102,7 @@ __all__ = [
     "Training",
     "Trajectories",
     "Transitions",
+    "Walker",
     "load",
     "log_prob",
     "potential",
@@ -103,6 +111,7 @@ __all__ = [
     "register_metric",
     "register_network",
     "register_preset",
+    "register_sampler",
     "resume",
     "rollout",
     "soft_value",

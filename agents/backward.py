@@ -196,12 +196,6 @@ class LearnedMaxent(Backward):
         return {"backward_loss": loss.detach()}
 
 
-def refuse_naive(agent: str, backward: Backward) -> None:
-    """Raise `ValueError` for a P_B that learns by the agent's gradient, where the agent has none to give."""
-    if backward.learned_by_agent:
-        raise ValueError(f"--agent {agent} gives P_B no gradient to learn by: take another --backward, such as tlm.")
-
-
 def _log_pb(dag: DAG, outputs: Outputs, backward_actions: Tensor) -> Tensor:
     return log_prob(outputs.backward_logits, dag.backward_action_mask(outputs.states), backward_actions)
 

@@ -69,5 +69,10 @@ def build_model(config: Config, dag: DAG) -> Model:
     network = config.network_settings.build(dag, heads, config.seed).to(dag.device)
     parts = Parts(dag, network, Targets(network))
     backward = config.backward_settings.build(parts)
+    if backward.learned_by_agent and not config.agent_settings.teaches_backward:
+        raise ValueError(
+            f"--agent {config.agent} gives --backward {config.backward} no gradient to learn from; take another one, "
+            "such as tlm."
+        )
     agent = config.agent_settings.build(parts, backward)
     return Model(parts, agent, backward, tuple(parts.targets.copies()))

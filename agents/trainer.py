@@ -19,11 +19,11 @@ from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import GFlowNet
 from agents.evaluation.metric import Column, run_columns
 from agents.model import Model
-from agents.sampling.buffer import RolloutBuffer
+from agents.sampling.buffer import Batch, RolloutBuffer
 from agents.sampling.categorical import host_is_free
 from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import Trajectories
-from agents.sampling.samplers import Collected, Sampler
+from agents.sampling.samplers import Sampler
 from gfn_envs.dag import log_rewards_or_error
 
 CHECK_EVERY = 100
@@ -100,19 +100,19 @@ class Trainer:
         done = min(1.0, self.trajectories / config.epsilon_trajectories)
         return config.epsilon + done * (config.epsilon_end - config.epsilon)
 
-    def collect(self) -> Collected:
-        """Obtain the trajectories of an iteration and put them into the buffer."""
-        collected = self.sampler.collect(self.agent, self.epsilon(), self.generator)
-        self.buffer.add(collected.batch)
-        return collected
+    def collect(self) -> Batch:
+        """Obtain the trajectories of an iteration, put them into the buffer, and return them."""
+        batch, reward_calls = self.sampler.collect(self.agent, self.epsilon(), self.generator)
+        self.buffer.add(batch)
+        self.reward_calls += reward_calls
+        return batch
 
     def step(self) -> None:
         """Do one iteration."""
-        collected = self.collect()
+        batch = self.collect()
         if host_is_free(self.dag.device):
-            self._check_rewards(collected.batch.all)
-        self.evaluator.add(collected.batch.fresh)
-        self.reward_calls += collected.reward_calls
+            self._check_rewards(batch.all)
+        self.evaluator.add(batch.fresh)
         if self.iteration >= self.config.learning_starts:
             told = self.backward.update(self.buffer)
             self._means.add({**self.agent.update(self.buffer), **told})

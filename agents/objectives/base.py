@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,9 @@ class AgentSettings(DecayingAdamSettings, ABC):
 
     A subclass is a frozen dataclass and is registered with `agents.register_agent`.
     """
+
+    teaches_backward: ClassVar[bool] = True
+    """Whether the loss has a gradient with respect to P_B; a naive P_B learns from that gradient."""
 
     def heads(self, dag: DAG) -> Heads:
         """Return the network heads that the agent reads; only P_F's unless overridden."""

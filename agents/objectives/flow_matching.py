@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.backward import Backward, refuse_naive
+from agents.backward import Backward
 from agents.networks.base import Network
 from agents.objectives.base import Agent, AgentSettings
 from agents.optimizer import Optimizer
@@ -68,10 +68,11 @@ class FlowMatching(Agent):
 
 @dataclass(frozen=True)
 class FlowMatchingSettings(AgentSettings):
-    """Flow matching: inflow equals outflow at every state. P_B takes no part in it, so that naive is refused."""
+    """Flow matching: inflow equals outflow at every state; P_B takes no part in it, so naive is refused."""
+
+    teaches_backward = False
 
     def build(self, parts: Parts, backward: Backward) -> Agent:
-        refuse_naive("fm", backward)
         network = parts.network
         optimizer = self.optimizer(network, network.parameters_of("forward"))
         return FlowMatching(parts.dag, network, backward, optimizer)

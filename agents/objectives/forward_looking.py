@@ -46,7 +46,7 @@ class StopFlow(nn.Module):
         super().__init__()
         self.dag, self.potential = dag, _potential_of(dag, "mdb")
         s0 = dag.reset(1)
-        if dag.stop_action is None or not bool(dag.action_mask(s0)[0, dag.stop_action]):
+        if dag.stop_action is None or not (s0.is_meta or bool(dag.action_mask(s0)[0, dag.stop_action])):
             raise ValueError(f"--agent mdb needs {type(dag).__name__} to have a stop action that is legal everywhere.")
         self.stop = dag.stop_action
         stopped, _ = dag.step(s0, torch.full((1,), self.stop, device=dag.device))

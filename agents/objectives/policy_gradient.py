@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from agents.backward import Backward, refuse_naive
+from agents.backward import Backward
 from agents.networks.base import Heads, Network
 from agents.objectives.balance import Balance, NetworkFlow
 from agents.objectives.base import Agent, AgentSettings
@@ -124,7 +124,9 @@ class EntropicPPO(PolicyGradient):
 
 @dataclass(frozen=True)
 class PolicyGradientSettings(AgentSettings):
-    """Policy gradient with generalised advantages in the soft problem. P_B gets no gradient, so naive is refused."""
+    """Policy gradient with generalised advantages in the soft problem; it refuses naive, for it gives no gradient."""
+
+    teaches_backward = False
 
     gae_lambda: Annotated[float, Bounds(0, 1)] = 0.7
     """lambda of the generalised advantages: 0 looks one step ahead, 1 to the end."""
@@ -138,14 +140,13 @@ class PolicyGradientSettings(AgentSettings):
         return self.optimizer(parts.network, parts.network.parameters_of("forward", "flow"))
 
     def build(self, parts: Parts, backward: Backward) -> Agent:
-        refuse_naive("pg", backward)
         optimizer = self._optimizer(parts)
         return PolicyGradient(parts.dag, parts.network, backward, optimizer, self.gae_lambda, self.value_weight)
 
 
 @dataclass(frozen=True)
 class EntropicPPOSettings(PolicyGradientSettings):
-    """Entropic proximal policy optimisation in the soft problem. It gives P_B no gradient, so naive is refused."""
+    """Entropic proximal policy optimisation in the soft problem; it refuses naive, for it gives no gradient."""
 
     epochs: Annotated[int, Bounds(1, 1000)] = 4
     """Passes over a batch."""
@@ -155,7 +156,6 @@ class EntropicPPOSettings(PolicyGradientSettings):
     """How far the ratio of the new to the old policy may move from 1."""
 
     def build(self, parts: Parts, backward: Backward) -> Agent:
-        refuse_naive("ent-ppo", backward)
         weights = (self.gae_lambda, self.value_weight)
         passes = (self.epochs, self.minibatches, self.clip)
         return EntropicPPO(parts.dag, parts.network, backward, self._optimizer(parts), *weights, *passes)

@@ -56,7 +56,12 @@ class Batch:
     all: Trajectories
     """What the agent learns from."""
     fresh: Trajectories
-    """Those among them that the present P_F sampled from s0; the same object as `all` where there are no others."""
+    """Those among them that the current P_F sampled from s0; the same object as `all` where there are no others."""
+
+    @classmethod
+    def of(cls, trajectories: Trajectories) -> Batch:
+        """Return the batch of fresh trajectories and no others."""
+        return cls(trajectories, trajectories)
 
     def state_dict(self) -> dict:
         """Return the trajectories as tensors."""
@@ -65,7 +70,7 @@ class Batch:
 
     @classmethod
     def from_state(cls, state: dict, device: torch.device) -> Batch:
-        """Return the batch that `state_dict` told."""
+        """Return the batch whose `state_dict` it was."""
         everything, fresh = (
             Trajectories(**{k: v.to(device) for k, v in state[name].items()}) if state[name] else None
             for name in ("all", "fresh")

@@ -106,7 +106,7 @@ class Replay(Sampler):
     def with_replayed(self, agent: Walker, fresh: Trajectories, generator: torch.Generator | None) -> Batch:
         """Return the batch of `fresh` trajectories and as many replayed ones as the share asks for."""
         if self.num_replayed == 0:
-            return Batch(fresh, fresh)
+            return Batch.of(fresh)
         states, rewards = self.store.draw(self.num_replayed, self.top, generator)
         old = rollout(self.dag, agent.backward_policy(), states, generator, backward=True, rewards=rewards)
         return Batch(Trajectories.cat(fresh, old), fresh)

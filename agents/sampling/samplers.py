@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ class Walker(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(NamedTuple):
     """What a sampler obtained in one iteration."""
 
     batch: Batch
@@ -55,7 +54,7 @@ class Sampler(ABC):
         self.dag, self.batch_size, self.seen = parts.dag, batch_size, seen
 
     def fresh(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Trajectories:
-        """Return `batch_size` trajectories of the present P_F, with random actions of probability `epsilon`."""
+        """Return `batch_size` trajectories of the current P_F, with random actions of probability `epsilon`."""
         return rollout(self.dag, agent.policy(self.seen), self.dag.reset(self.batch_size), generator, epsilon)
 
     @abstractmethod
@@ -90,16 +89,16 @@ class SamplerSettings(Settings, ABC):
 
 
 class OnPolicy(Sampler):
-    """The trajectories that the present P_F samples, and no others."""
+    """The trajectories that the current P_F samples, and no others."""
 
     def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
         fresh = self.fresh(agent, epsilon, generator)
-        return Collected(Batch(fresh, fresh), self.batch_size)
+        return Collected(Batch.of(fresh), self.batch_size)
 
 
 @dataclass(frozen=True)
 class OnPolicySettings(SamplerSettings):
-    """The trajectories that the present P_F samples."""
+    """The trajectories that the current P_F samples."""
 
     def build(self, parts: Parts, batch_size: int) -> Sampler:
         return OnPolicy(parts, batch_size, self.seen(parts))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import PAIRS, REPLAYING, built, config, every_setting, owned, trained, weights
+from pairs import DQNS, PAIRS, REPLAYING, built, config, every_setting, owned, trained, weights
 from torch import Tensor
 from true_flows import SMALL, Flow, TabularNetwork, sample
 
@@ -23,7 +23,7 @@ from agents.optimizer import Optimizer
 from agents.parts import Parts
 from agents.registry import AGENTS, BACKWARD
 from agents.sampling import rollout as module
-from agents.sampling.buffer import Keeps, RolloutBuffer, Transitions
+from agents.sampling.buffer import Batch, Keeps, RolloutBuffer, Transitions
 from agents.sampling.rollout import Trajectories
 from agents.settings import InvalidSettingError
 from agents.trainer import Trainer
@@ -31,17 +31,19 @@ from gfn_envs import make
 from gfn_envs.metrics import total_variation
 
 BALANCE = [name for name in AGENTS.names() if issubclass(AGENTS.find(name), BalanceSettings)]
+RESTING = ["db", "tb", "subtb", "vargrad", *DQNS]
+"""The agents whose loss is a penalty of a residual that reads P_B, on any DAG."""
 
 
 # --- Rest at the true flow ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dag", SMALL)
-@pytest.mark.parametrize("agent", AGENTS.names())
+@pytest.mark.parametrize("agent", RESTING)
 def test_loss_vanishes_at_the_true_flow_and_the_policy_and_log_z_are_the_flows(agent: str, dag: str) -> None:
     flow = Flow.of(SMALL[dag]())
     settings: Any = config(agent, "naive").agent_settings
-    temperature = 1 / (1 - settings.munchausen()[0]) if agent in REPLAYING else None
+    temperature = 1 / (1 - settings.munchausen()[0]) if agent in DQNS else None
     network = flow.network(temperature).float()
     dag_of_flow = flow.enumeration.dag
     pb = Naive(dag_of_flow, network)
@@ -52,7 +54,7 @@ def test_loss_vanishes_at_the_true_flow_and_the_policy_and_log_z_are_the_flows(a
     assert float(learner.log_z()) == pytest.approx(flow.enumeration.log_z, abs=1e-5)
     torch.testing.assert_close(flow.enumeration.edge_log_probs(learner.policy()), flow.log_pf, rtol=0, atol=1e-5)
     buffer = RolloutBuffer(flow.enumeration.dag, Keeps(transitions=4000))
-    buffer.add(sample(flow.enumeration.dag, 64))
+    buffer.add(Batch.of(sample(flow.enumeration.dag, 64)))
     assert float(learner.update(buffer)["loss"]) < 1e-9
     with torch.no_grad():
         network.table("backward").add_(torch.randn_like(network.table("backward")))
@@ -209,7 +211,7 @@ def test_the_seed_decides_more_than_the_first_weights() -> None:
     for name in ("generator", "host_generator"):
         one, two = (getattr(trainer.buffer, name).get_state() for trainer in trainers)
         assert not torch.equal(one, two), name
-    states = [trainer.collect().states for trainer in trainers]
+    states = [trainer.collect().all.states for trainer in trainers]
     assert states[0].shape != states[1].shape or not torch.equal(*states)
 
 
@@ -234,7 +236,7 @@ def test_no_step_of_any_pair_waits_for_the_host(agent: str, backward: str, chang
     settings = config(agent, backward, epsilon=0.1, agent__max_grad_norm=1.0, agent__weight_decay=1e-3, **changes)
     # Tensors on `meta` have no values: reading one, and mixing in a CPU tensor, raises.
     trainer = build_trainer(settings, make("gfn/Hypergrid-v0", device="meta", dim=2, side=5))
-    assert not trainer.collect().mask.is_cpu
+    assert not trainer.collect().all.mask.is_cpu
     trainer.evaluator.add(trainer.buffer.newest)
     for _ in range(2):
         told = trainer.backward.update(trainer.buffer)
@@ -263,13 +265,13 @@ def test_padded_rows_change_neither_losses_nor_steps(
     agent: str, backward: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(agent, backward, **(LEARNED if backward == "maxent" else {}))
-    batch = built(settings).collect()
+    batch = built(settings).collect().all
     assert not bool(batch.mask.all())
     results = []
     for compacted, fill in ((True, None), (False, None), (False, 0), (False, 2)):
         monkeypatch.setattr(module, "host_is_free", lambda device, compacted=compacted: compacted)
         trainer = built(settings)
-        trainer.buffer.add(_fresh(batch, fill))
+        trainer.buffer.add(Batch.of(_fresh(batch, fill)))
         losses = list(trainer.backward.update(trainer.buffer).values())
         if agent in REPLAYING:
             trainer.agent.observe(trainer.buffer)
@@ -297,11 +299,11 @@ def test_gradients_left_by_another_pass_do_not_leak_into_a_step(agent: str, back
 
 
 @pytest.mark.parametrize("agent", BALANCE)
-def test_db_is_averaged_over_edges_and_the_others_over_trajectories(agent: str) -> None:
+def test_detailed_balance_is_averaged_over_edges_and_the_others_over_trajectories(agent: str) -> None:
     trainer = built(config(agent))
-    batch = trainer.collect()
+    batch = trainer.collect().all
     total = float(trainer.agent.losses(batch).detach().sum())  # type: ignore[attr-defined]
-    number = int(batch.mask.sum()) if agent == "db" else len(batch.mask)
+    number = int(batch.mask.sum()) if agent in ("db", "fl-db", "mdb") else len(batch.mask)
     assert float(trainer.agent.update(trainer.buffer)["loss"]) == pytest.approx(total / number)
 
 
@@ -312,6 +314,7 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "agent": ("db", "uniform", {}, "tb"),
     "backward": ("db", "tlm", {}, "pessimistic"),
     "network": ("db", "uniform", BITS, "mlp"),
+    "sampler": ("db", "uniform", {}, "replay"),
     "env": ("db", "uniform", {}, "gfn/HypergridHard-v0"),
     "env_kwargs": ("db", "uniform", {}, '{"dim": 2, "side": 6}'),
     "trajectories": ("db", "uniform", {}, 16 * 13),
@@ -354,6 +357,19 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "backward.max_grad_norm": ("db", "tlm", {}, 0.01),
     "backward.past_batches": ("db", "pessimistic", {}, 2),
     "backward.exact": ("db", "maxent", {}, False),
+    "agent.gae_lambda": ("pg", "uniform", {}, 0.2),
+    "agent.value_weight": ("pg", "uniform", {}, 0.1),
+    "agent.epochs": ("ent-ppo", "uniform", {}, 3),
+    "agent.minibatches": ("ent-ppo", "uniform", {}, 3),
+    "agent.clip": ("ent-ppo", "uniform", {"agent.lr": 0.1}, 0.01),
+    "backward.learn_from": ("db", "tlm", {"sampler": "replay"}, "all"),
+    "sampler.copy_rate": ("db", "uniform", {"sampler": "on-policy"}, 0.1),
+    "sampler.share": ("db", "uniform", {"sampler": "replay"}, 0.3),
+    "sampler.capacity": ("db", "uniform", {"sampler": "replay"}, 3),
+    "sampler.top": ("db", "uniform", {"sampler": "replay"}, 0.5),
+    "sampler.rounds": ("db", "uniform", {"sampler": "local-search"}, 2),
+    "sampler.depth": ("db", "uniform", {"sampler": "local-search"}, 0.2),
+    "sampler.accept": ("db", "uniform", {"sampler": "local-search"}, "metropolis"),
     "network.width": ("db", "uniform", {}, 24),
     "network.layers": ("db", "uniform", {}, 3),
     "network.shared_torso": ("db", "uniform", {}, False),
@@ -402,7 +418,7 @@ def test_every_pair_reads_each_setting_that_its_choices_own(agent: str, backward
 def test_a_setting_that_a_pair_does_not_own_is_an_error(agent: str, backward: str) -> None:
     settings = config(agent, backward)
     check_config(settings)
-    own = owned("agent", agent) | owned("backward", backward) | owned("network", "mlp")
+    own = owned("agent", agent) | owned("backward", backward) | owned("network", "mlp") | owned("sampler", "on-policy")
     others = {name for name in FLAGS if name.partition(".")[0] in CHOICES and "." in name} - own
     assert len(others) > 5
     for name in others:
@@ -421,7 +437,7 @@ def test_settings_of_the_replay_are_errors_on_policy(name: str) -> None:
 
 def test_the_on_policy_update_is_the_mean_td_loss_of_the_newest_edges() -> None:
     trainer = built(config("mdqn", agent__leaf_weight=7.0, **ON_POLICY))
-    agent, batch = trainer.agent, trainer.collect()
+    agent, batch = trainer.agent, trainer.collect().all
     losses = []
     for b in range(len(batch.lengths)):
         for t in range(int(batch.lengths[b])):

@@ -10,7 +10,7 @@ from toy_dags import Bag
 from true_flows import SMALL, sample
 
 from agents.sampling import rollout as module
-from agents.sampling.buffer import Keeps, RolloutBuffer, Transitions
+from agents.sampling.buffer import Batch, Keeps, RolloutBuffer, Transitions
 from agents.sampling.rollout import Trajectories
 from gfn_envs import Hypergrid
 
@@ -93,10 +93,13 @@ def test_only_what_was_added_is_drawn_while_the_ring_fills() -> None:
 
 @pytest.mark.parametrize("past_batches", [1, 3, 5])
 def test_past_draws_from_exactly_the_last_batches_evenly(past_batches: int) -> None:
-    buffer, batches = RolloutBuffer(DAG, Keeps(batches=past_batches)), [sample(DAG, 2, seed) for seed in range(8)]
+    buffer, batches = (
+        RolloutBuffer(DAG, Keeps(batches=past_batches)),
+        [Batch.of(sample(DAG, 2, seed)) for seed in range(8)],
+    )
     for i, batch in enumerate(batches):
         buffer.add(batch)
-        assert buffer.newest is batch
+        assert buffer.newest is buffer.newest_fresh is batch.all
         drawn = Counter(id(buffer.past()) for _ in range(300))
         kept = batches[max(0, i + 1 - past_batches) : i + 1]
         assert set(drawn) == {id(one) for one in kept}
@@ -134,7 +137,7 @@ def _copy(buffer: RolloutBuffer, keeps: Keeps) -> RolloutBuffer:
     torch.save(buffer.state_dict(), file)
     file.seek(0)
     fresh = RolloutBuffer(DAG, keeps, seed=99)
-    fresh.add(sample(DAG, 3, seed=50))
+    fresh.add(Batch.of(sample(DAG, 3, seed=50)))
     fresh.load_state_dict(torch.load(file, weights_only=True))
     return fresh
 
@@ -144,22 +147,23 @@ def test_a_loaded_buffer_draws_on_as_if_never_saved(added: int) -> None:
     keeps = Keeps(batches=4, transitions=7)
     one = RolloutBuffer(DAG, keeps, seed=1)
     for seed in range(6):
-        one.add(sample(DAG, 2, seed))
+        one.add(Batch(sample(DAG, 3, seed), sample(DAG, 2, seed + 10)))
     one.add_transitions(_numbered(torch.arange(added)), torch.arange(added) + 1.0)
     one.sample_transitions(5)
     one.past()
     two = _copy(one, keeps)
     for i in range(30):
-        drawn, again = one.sample_transitions(6), two.sample_transitions(6)
-        assert torch.equal(drawn[1], again[1])
-        assert torch.equal(drawn[2], again[2])
-        assert torch.equal(drawn[0].log_reward, again[0].log_reward)
+        drawn, same = one.sample_transitions(6), two.sample_transitions(6)
+        assert torch.equal(drawn[1], same[1])
+        assert torch.equal(drawn[2], same[2])
+        assert torch.equal(drawn[0].log_reward, same[0].log_reward)
         past, past_again = one.past(), two.past()
-        assert all(torch.equal(x, past_again.tensors()[name]) for name, x in past.tensors().items())
+        for part, again in ((past.all, past_again.all), (past.fresh, past_again.fresh)):
+            assert all(torch.equal(x, again.tensors()[name]) for name, x in part.tensors().items())
         for buffer in (one, two):
             numbers = torch.arange(i, i + 2) + 100
             buffer.add_transitions(_numbered(numbers), numbers + 1.0)
-            buffer.add(sample(DAG, 2, seed=100 + i))
+            buffer.add(Batch.of(sample(DAG, 2, seed=100 + i)))
     assert torch.equal(one.ring["actions"], two.ring["actions"])
 
 

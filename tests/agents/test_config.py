@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 from own_modules import own_modules
-from pairs import PAIRS, every_setting
+from pairs import LAWFUL, PAIRS, every_setting
 
 from agents.config import CHOICES, Config, check_config, usual, with_values
 from agents.evaluation.settings import EvaluationSettings
@@ -354,9 +354,9 @@ def test_keyword_arguments_that_are_no_object_are_told(bad: str) -> None:
 
 
 def test_usual_settings_are_lawful_for_every_choice() -> None:
-    for agent, backward in PAIRS:
+    for agent, backward in LAWFUL:
         for network, env in FITTING.items():
             check_config(usual(env, agent, backward, network))
     assert {usual(env).network for env in FITTING.values()} == set(FITTING)
-    assert set(AGENTS.names()) == {agent for agent, _ in PAIRS}
-    assert set(BACKWARD.names()) == {backward for _, backward in PAIRS}
+    assert set(AGENTS.names()) == {agent for agent, _ in LAWFUL}
+    assert set(BACKWARD.names()) == {backward for _, backward in LAWFUL}

@@ -139,7 +139,7 @@ def test_a_run_leaves_molecules_metrics_and_pictures_and_can_be_resumed(env, tmp
 def sampled(env: str) -> tuple[Evaluator, list]:
     """Return an evaluator after some batches, and these batches."""
     trainer = build_trainer(settings(env), make_dag(settings(env)))
-    batches = [trainer.collect() for _ in range(5)]
+    batches = [trainer.collect().all for _ in range(5)]
     evaluator = Evaluator(trainer.dag, settings(env).eval)
     for batch in batches:
         evaluator.add(batch)
@@ -181,7 +181,7 @@ def test_molecules_go_on_after_loading_as_if_never_saved() -> None:
     config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": '{"max_atoms": 7, "mode_thresholds": [0.2, 0.9]}'})
     trainer = build_trainer(config, make_dag(config))
     one, two = (Evaluator(trainer.dag, config.eval) for _ in range(2))
-    batches = [trainer.collect() for _ in range(4)]
+    batches = [trainer.collect().all for _ in range(4)]
     for batch in batches[:2]:
         one.add(batch)
     one.evaluate(trainer.agent)

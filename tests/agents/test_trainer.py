@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import PAIRS, REPLAYING, built, config, trained, weights
+from pairs import DQNS, PAIRS, built, config, trained, weights
 
 from agents.build import build_trainer
 from agents.trainer import Trainer
@@ -48,7 +48,7 @@ LONG: dict[str, Any] = {
 @pytest.mark.parametrize(("agent", "backward"), PAIRS)
 def test_a_saved_run_goes_on_bit_for_bit(agent: str, backward: str, at: int) -> None:
     learned = {"backward.exact": False} if backward == "maxent" else {}
-    slow = {"agent.target_every": 3} if agent in REPLAYING else {}
+    slow = {"agent.target_every": 3} if agent in DQNS else {}
     settings = config(agent, backward, **LONG, **learned, **slow)
     whole = built(settings)
     _train(whole)
@@ -99,14 +99,14 @@ def test_metrics_are_those_of_the_trajectories_sampled() -> None:
     collect = trainer.collect
     trainer.collect = lambda: batches.append(collect()) or batches[-1]
     _train(trainer)
-    ends = torch.cat([batch.terminal_states for batch in batches])
+    ends = torch.cat([batch.all.terminal_states for batch in batches])
     rewards = trainer.dag.log_reward(ends).double().exp()
     metrics, enumeration = trainer.history[-1], trainer.evaluator.enumeration
     assert enumeration is not None
     assert metrics["trajectories"] == len(ends) == 192
     assert metrics["mean_reward"] == pytest.approx(float(rewards.mean()))
     assert metrics["best_reward"] == pytest.approx(float(rewards.max()))
-    assert metrics["mean_length"] == pytest.approx(float(torch.cat([b.lengths for b in batches]).double().mean()))
+    assert metrics["mean_length"] == pytest.approx(float(torch.cat([b.all.lengths for b in batches]).double().mean()))
     assert metrics["unique_states"] == len(ends.unique(dim=0))
     shares = torch.stack([(ends == x).all(1).double().mean() for x in enumeration.states[enumeration.terminal]])
     assert metrics["l1_empirical"] == pytest.approx(float((shares - enumeration.target).abs().sum()))

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -11,13 +12,27 @@ from agents.config import CHOICES, Config, usual, with_values
 from agents.evaluation.settings import EvaluationSettings
 from agents.model import make_dag
 from agents.objectives.dqn import SoftDQNSettings
+from agents.objectives.sac import SoftActorCriticSettings
 from agents.registry import AGENTS, BACKWARD
 from agents.settings import field_types
 from agents.trainer import Trainer
 
-PAIRS = [(agent, backward) for agent in AGENTS.names() for backward in BACKWARD.names()]
-REPLAYING = [name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftDQNSettings)]
-"""The agents that learn from a replay unless told otherwise."""
+LAWFUL = [
+    (agent, backward)
+    for agent in AGENTS.names()
+    for backward in BACKWARD.names()
+    if backward != "naive" or AGENTS.find(agent).teaches_backward
+]
+"""Every agent with every backward policy that it accepts."""
+_MANY = ("db", "mdqn")
+PAIRS = [
+    pytest.param(*pair, marks=() if pair[0] in _MANY or pair[1] in ("naive", "tlm") else pytest.mark.slow)
+    for pair in LAWFUL
+]
+"""The same for `parametrize`: every agent and every backward policy is among the quick ones."""
+DQNS = [name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftDQNSettings)]
+REPLAYING = [*DQNS, *(name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftActorCriticSettings))]
+"""The agents that learn from replayed transitions unless told otherwise."""
 
 
 def owned(kind: str, name: str) -> set[str]:
@@ -38,7 +53,7 @@ def config(agent: str = "db", backward: str = "uniform", **values: Any) -> Confi
     Choices are given by name, settings by their dotted names, whose dots may be written as two underscores.
     """
     given = {name.replace("__", "."): value for name, value in values.items()}
-    chosen = {name: given.pop(name) for name in ("env", "network", "preset") if name in given}
+    chosen = {name: given.pop(name) for name in ("env", "network", "preset", "sampler") if name in given}
     settings = usual(**chosen, agent=agent, backward=backward)
     small = {
         "env_kwargs": '{"dim": 2, "side": 5}',
