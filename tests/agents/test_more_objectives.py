@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from heads import HEADS
 from torch import Tensor, nn
 from toy_dags import Bag
 from true_flows import SMALL, Flow, Table, TabularNetwork, sample
@@ -26,6 +25,7 @@ from agents.objectives.losses import advantages, log_partition_estimates, log_pa
 from agents.objectives.policy_gradient import EntropicPPO, PolicyGradient
 from agents.objectives.sac import SoftActorCritic
 from agents.objectives.variance import LogPartitionVariance
+from agents.optimizer import Optimizer
 from agents.parts import Parts
 from agents.sampling.buffer import Batch, Keeps, RolloutBuffer, Transitions
 from agents.sampling.rollout import Trajectories, rollout
@@ -139,7 +139,7 @@ def test_every_penalty_is_least_at_zero_and_finite_and_steeper_far_away(name: st
     costs = PENALTIES[name](residuals)
     (slopes,) = torch.autograd.grad(costs.sum(), residuals)
     assert bool((costs >= 0).all())
-    assert float(costs[60]) == 0
+    assert float(costs[60].detach()) == 0
     assert bool(slopes.isfinite().all())
     # Convex: slopes do not fall, up to rounding.
     assert bool((slopes[1:] >= slopes[:-1] - 1e-3).all())
@@ -325,7 +325,7 @@ def test_log_z_of_vargrad_is_a_running_mean_of_the_batch_means() -> None:
         batch = sample(dag, 20, seed=i)
         agent.update(buffer_of(dag, batch))
         _, log_pf, log_pb, mask = agent.terms(batch)
-        mean = float(log_partition_estimates(log_pf, log_pb, batch.log_reward, mask).mean())
+        mean = float(log_partition_estimates(log_pf, log_pb, batch.log_reward, mask).mean().detach())
         expected = mean if i == 0 else 0.9 * expected + 0.1 * mean
         assert float(agent.log_z()) == pytest.approx(expected, rel=1e-5)
     again = agent_of("vargrad", random_network(flow), dag)
@@ -357,18 +357,34 @@ def test_inflow_and_outflow_are_the_sums_over_the_edges() -> None:
         assert float(agent.log_z()) == pytest.approx(math.log(outflow[0]))
 
 
+class EdgeFlows(nn.Module):
+    """log F(s, a) of the true flow for the uniform P_B, by a look at the ends of all edges, in any order of slots."""
+
+    def __init__(self, enumeration: Enumeration, log_flow: Tensor) -> None:
+        super().__init__()
+        self.enumeration, self.log_flow = enumeration, log_flow
+
+    def forward(self, states: Tensor) -> Tensor:
+        dag, mask = self.enumeration.dag, self.enumeration.dag.action_mask(states)
+        rows, actions = mask.nonzero(as_tuple=True)
+        ends, _ = dag.step(states[rows], actions)
+        parents = dag.backward_action_mask(ends).sum(1).double()
+        flows = torch.zeros(mask.shape, dtype=torch.float64)
+        flows[rows, actions] = self.log_flow[self.enumeration.index(ends)] - parents.log()
+        return flows
+
+
 @pytest.mark.parametrize("dag", ["bag", "qm9"])
 def test_flow_matching_holds_by_slot_where_slots_are_renamed(dag: str) -> None:
     graph = Bag(n=3, k=3) if dag == "bag" else make("gfn/QM9-v0", max_atoms=3)
     e = enumerate_dag(graph)
-    log_pb = e.edge_log_probs(Uniform(graph).logits, backward=True)
-    log_flow = e.log_flows(log_pb)
-    forward = torch.zeros(e.num_states, graph.num_actions, dtype=torch.float64)
-    forward[e.parents, e.actions] = log_flow[e.parents] + e.forward_from_flows(log_flow, log_pb)
-    agent = agent_of("fm", tables(e, {"forward": "forward"}, [forward]), graph)
-    torch.testing.assert_close(agent.log_inflow(e.states)[1:].detach(), log_flow[1:])
+    log_flow = e.log_flows(e.edge_log_probs(Uniform(graph).logits, backward=True))
+    network = Network({"forward": "forward"}, nn.Identity, lambda kind: EdgeFlows(e, log_flow))
+    agent = FlowMatching(graph, network, Uniform(graph), Optimizer(network, []))
+    torch.testing.assert_close(agent.log_inflow(e.states)[1:], log_flow[1:])
     walks = rollout(graph, agent.policy(), graph.reset(50), torch.Generator().manual_seed(0))
-    assert float(agent.residuals(buffer_of(graph, walks)).detach().abs().max()) < 1e-5
+    assert float(agent.residuals(buffer_of(graph, walks)).abs().max()) < 1e-5
+    assert float(agent.log_z()) == pytest.approx(e.log_z)
 
 
 def test_flow_matching_sees_every_deviation_at_both_ends_of_an_edge_and_averages_over_states() -> None:
@@ -693,7 +709,7 @@ def test_flows_that_know_a_part_of_the_reward_refuse_dags_that_know_none_and_mod
     for flow in (ForwardLookingFlow, StopFlow):
         with pytest.raises(ValueError, match=r"need Skips to offer log_potential\(\), which it does not\.$"):
             flow(SMALL["skips"]())
-    with pytest.raises(ValueError, match="^--agent mdb needs Subsets to have a stop action that is legal everywhere"):
+    with pytest.raises(ValueError, match=r"^--agent mdb needs Subsets to have a stop action that is legal everywhere"):
         StopFlow(SMALL["subsets"]())
 
 
@@ -706,7 +722,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "fl-subtb": {},
     "mdb": {},
     "pg": {},
-    "ent-ppo": {},
+    "ent-ppo": {"agent.epochs": 2, "agent.minibatches": 1},
     "sac": {"agent.replay_batch": 64, "agent.replay_capacity": 5_000},
 }
 
@@ -722,12 +738,12 @@ def test_an_agent_learns_a_small_grid(agent: str, penalty: str) -> None:
     if penalty != "squared" and agent != "vargrad":
         return
     changes = {
-        "env_kwargs": '{"dim": 2, "side": 4}',
+        "env_kwargs": '{"dim": 2, "side": 3}',
         "network.width": 32,
-        "trajectories": 16 * 400,
-        "agent.lr": 5e-3,
-        "agent.lr_decay": 0.995,
-        "epsilon": 0.05,
+        "trajectories": 16 * 300,
+        "agent.lr": 1e-2,
+        "agent.lr_decay": 0.99,
+        "epsilon": 0.1,
         "device": "cpu",
         **LEARNERS[agent],
         **({} if penalty == "squared" else {"agent.penalty": penalty}),
@@ -736,6 +752,6 @@ def test_an_agent_learns_a_small_grid(agent: str, penalty: str) -> None:
     trainer = build_trainer(config, make_dag(config))
     assert trainer.evaluator.enumeration is not None
     trainer.train(lambda metrics: None, lambda: False, progress=False)
-    # Equal weight on all cells is off by 0.74; to miss one of the four corners costs 0.25.
+    # Equal weight on all cells is off by 0.55; to miss one of the four corners costs 0.25.
     assert trainer.history[-1]["total_variation_exact"] < 0.1
     assert abs(trainer.history[-1]["log_z_error"]) < 0.1
