@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agents.backward import Backward
 from agents.config import Config, RunSettings
-from agents.networks.base import merged
+from agents.networks.base import Network, merged
 from agents.networks.target import Targets
 from agents.objectives.base import Agent
 from agents.parts import Parts
@@ -42,10 +42,12 @@ class Model:
     parts: Parts
     agent: Agent
     backward: Backward
+    copies: tuple[Network, ...]
+    """The slow copies that the agent and P_B read; those of a sampler are not among them."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights that sampling and log P need, by name: of the network, its copies and the agent."""
-        copies = {f"target{i}": copy for i, copy in enumerate(self.parts.targets.copies())}
+        copies = {f"target{i}": copy for i, copy in enumerate(self.copies)}
         modules = {"network": self.parts.network, **copies, "own": self.agent.own}
         return {f"{part}.{name}": t for part, module in modules.items() for name, t in module.state_dict().items()}
 
@@ -72,4 +74,5 @@ def build_model(config: Config, dag: DAG) -> Model:
             f"--agent {config.agent} gives --backward {config.backward} no gradient to learn from; take another one, "
             "such as tlm."
         )
-    return Model(parts, config.agent_settings.build(parts, backward), backward)
+    agent = config.agent_settings.build(parts, backward)
+    return Model(parts, agent, backward, tuple(parts.targets.copies()))

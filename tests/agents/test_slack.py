@@ -57,19 +57,28 @@ def test_slack_is_the_divergence_of_trajectories_less_that_of_objects(env: str, 
     assert exact_slack(enumeration, agent)["slack"] > 0.01
 
 
-@pytest.mark.parametrize(("env", "env_kwargs"), CASES)
-def test_the_estimate_bounds_the_exact_slack_from_above_and_comes_near_it(env: str, env_kwargs: dict) -> None:
+@pytest.mark.parametrize(("case", "sharp", "samples", "walks"), [(CASES[0], 20.0, 300, 40), (CASES[1], 1.0, 100, 30)])
+def test_the_estimate_bounds_the_exact_slack_from_above_and_comes_near_it(
+    case: tuple[str, dict], sharp: float, samples: int, walks: int
+) -> None:
+    env, env_kwargs = case
     settings = {"env_kwargs": json.dumps(env_kwargs), "device": "cpu", "backward.zero_init": False}
-    settings |= {"eval.max_exact_edges": 0, "eval.elbo_samples": 600, "eval.test_rollouts": 60}
+    settings |= {"eval.max_exact_edges": 0, "eval.elbo_samples": samples, "eval.test_rollouts": walks}
     config = with_values(usual(env, "db", "tlm"), settings)
     dag = make_dag(config)
-    agent = build_model(config, dag).agent
-    exact = exact_slack(enumerate_dag(dag), agent)
+    model = build_model(config, dag)
+    with torch.no_grad():
+        for weight in model.parts.network.head("forward").parameters():
+            weight.mul_(sharp)
+    exact = exact_slack(enumerate_dag(dag), model.agent)
     evaluator = Evaluator(dag, config.eval)
     assert evaluator.enumeration is None
-    estimated = evaluator.metrics["slack"].compute(agent, last=True)
+    estimated = evaluator.metrics["slack"].compute(model.agent, last=True)
+    # The slack is well above what the estimate may be off by, and so are the symmetries of molecules.
     for name in ("slack", "slack_uniform"):
-        assert exact[name] - 0.1 < estimated[name] < exact[name] + 0.3
+        assert exact[name] > 0.2
+        assert exact[name] - 0.1 < estimated[name] < exact[name] + 0.15
+    assert (exact["slack"] > exact["slack_uniform"]) == (estimated["slack"] > estimated["slack_uniform"])
 
 
 def test_measuring_slack_changes_no_other_figure() -> None:
