@@ -20,9 +20,7 @@ ALL: dict[str, Any] = {
 }
 _HUBER = {"agent.penalty": "huber"}
 AGENT: dict[str, dict[str, Any]] = {
-    "db": _HUBER,
-    "tb": _HUBER,
-    "subtb": _HUBER,
+    **dict.fromkeys(("db", "tb", "subtb", "vargrad", "mdb", "fl-db", "fl-subtb"), _HUBER),
     "softdqn": {"learning_starts": 16},
     "mdqn": {"learning_starts": 16},
 }

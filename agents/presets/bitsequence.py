@@ -19,9 +19,7 @@ _DQN: dict[str, Any] = {
 }
 _DECAY = {"agent.weight_decay": 1e-5}
 AGENT: dict[str, dict[str, Any]] = {
-    "db": _DECAY,
-    "tb": _DECAY,
-    "subtb": _DECAY,
+    **dict.fromkeys(("db", "tb", "subtb", "vargrad", "fm", "pg", "ent-ppo", "sac"), _DECAY),
     "softdqn": {**_DECAY, **_DQN},
     "mdqn": {**_DECAY, **_DQN, "agent.l0": -25.0},
 }

@@ -30,20 +30,20 @@ _DQN = {
     **_ADAM,
     "agent.on_policy": True,
     "agent.dueling": True,
-    "agent.target_rate": 0.05,
+    "agent.target_rate": 0.1,  # the published code keeps 0.9 of the slow copy at every update
     "agent.leaf_weight": 10.0,
 }
 AGENT: dict[str, dict[str, Any]] = {
-    "db": _BALANCE,
-    "tb": _BALANCE,
-    "subtb": _BALANCE,
+    **dict.fromkeys(("db", "tb", "vargrad"), _BALANCE),
+    "subtb": {**_BALANCE, "agent.lamda": 1.0},
+    **dict.fromkeys(("fm", "pg", "ent-ppo", "sac"), _ADAM),
     "softdqn": _DQN,
     "mdqn": {**_DQN, "agent.l0": -500.0},
 }
 _LEARNED: dict[str, Any] = {"backward.lr": 5e-5, "backward.weight_decay": 1e-8, "backward.max_grad_norm": 10.0}
 BACKWARD: dict[str, dict[str, Any]] = {
     "maxent": _LEARNED,
-    "tlm": {**_LEARNED, "backward.lr_decay": _HALVED_EVERY_20_000, "backward.target_rate": 0.05},
+    "tlm": {**_LEARNED, "backward.lr_decay": _HALVED_EVERY_20_000, "backward.target_rate": 0.1},
     "pessimistic": _LEARNED,
 }
 NETWORK: dict[str, dict[str, Any]] = {"mlp": {"network.width": 64, "network.layers": 3}}

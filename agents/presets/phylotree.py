@@ -18,9 +18,7 @@ ALL: dict[str, Any] = {
 _BALANCE = {"agent.penalty": "huber"}
 _DQN = {"learning_starts": 16}
 AGENT: dict[str, dict[str, Any]] = {
-    "db": _BALANCE,
-    "tb": _BALANCE,
-    "subtb": _BALANCE,
+    **dict.fromkeys(("db", "tb", "subtb", "vargrad", "fl-db", "fl-subtb"), _BALANCE),
     "softdqn": _DQN,
     "mdqn": _DQN,
 }

@@ -21,11 +21,9 @@ ALL: dict[str, Any] = {
 _ADAM: dict[str, Any] = {"agent.lr": 5e-4}
 _DQN: dict[str, Any] = {**_ADAM, "learning_starts": 16}
 AGENT: dict[str, dict[str, Any]] = {
-    "db": _ADAM,
+    **dict.fromkeys(("db", "subtb", "vargrad", "fm", "pg", "ent-ppo"), _ADAM),
     "tb": {**_ADAM, "agent.log_z_lr": 5e-2},
-    "subtb": _ADAM,
-    "softdqn": _DQN,
-    "mdqn": _DQN,
+    **dict.fromkeys(("softdqn", "mdqn", "sac"), _DQN),
 }
 BACKWARD: dict[str, dict[str, Any]] = {name: {"backward.lr": 5e-4} for name in ("maxent", "tlm", "pessimistic")}
 """Backward policies with an optimizer of their own."""
