@@ -137,7 +137,7 @@ class Config(RunSettings):
     """One training run: the names of its choices, the settings of each choice, and the settings of every run."""
 
     kind: ClassVar[str] = "agents.runs.kinds:AgentRun"
-    choices: ClassVar[tuple[str, ...]] = ("agent", "backward", "network", "preset")
+    choices: ClassVar[tuple[str, ...]] = ("agent", "backward", "sampler", "network", "preset")
 
     agent: str = "mdqn"
     """Forward objective; MODULE:NAME first imports the module that registers it, also from the current folder."""

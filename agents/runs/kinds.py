@@ -7,6 +7,7 @@ needs, such as another library, is imported by `learned`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.config import Config, RunSettings, check_config, usual
+from agents.config import CHOICES, Config, RunSettings, check_config, usual
 from agents.evaluation.evaluator import enumerate_within
 from agents.policy import load as load_policy
 from agents.registry import bare
@@ -102,18 +103,19 @@ class RunKind(ABC):
 
 
 class AgentRun(RunKind):
-    """A run of `agents/run.py`; a sweep names it AGENT+BACKWARD, or AGENT+BACKWARD+NETWORK."""
+    """A run of `agents/run.py`; a sweep names it AGENT+BACKWARD, to which +SAMPLER and +NETWORK may be added."""
 
     settings = Config
     script = "agents/run.py"
 
     def row(self, values: Mapping[str, Any]) -> str:
-        return f"{bare(str(values['agent']))} + {bare(str(values['backward']))}"
+        names = [bare(str(values[kind])) for kind in ("agent", "backward", "sampler")]
+        return " + ".join(names[:2] if names[2] == Config.sampler else names)
 
     def planned(self, method: str, task: Task) -> Config:
-        agent, _, rest = method.partition("+")
-        backward, _, network = rest.partition("+")
-        config = usual(task.env, agent, backward, network or "auto", task.preset)
+        agent, backward, *others = method.split("+")
+        chosen = {_kind_of(name): name for name in others}
+        config = usual(task.env, agent, backward, preset=task.preset, **chosen)
         config = dataclasses.replace(config, **task.values(config.batch_size))
         check_config(config)
         return config
@@ -124,6 +126,17 @@ class AgentRun(RunKind):
         if enumeration is None:
             return NOTHING
         return Learned(enumeration, enumeration.terminal_distribution(trained.gflownet().policy()), "policy")
+
+
+def _kind_of(name: str) -> str:
+    """Return whether a name is that of a sampler or of a network; `ValueError` if it is neither."""
+    kinds = ("sampler", "network")
+    for kind in kinds:
+        with contextlib.suppress(ValueError):
+            CHOICES[kind].find(name)
+            return kind
+    known = ", ".join(known for kind in kinds for known in CHOICES[kind].names())
+    raise ValueError(f"{name!r} is neither a sampler nor a network. There are {known}.")
 
 
 def find_kind(name: str) -> RunKind:

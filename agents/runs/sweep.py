@@ -29,9 +29,9 @@ from gfn_envs.registry import find
 ROOT = Path(__file__).resolve().parents[2]
 HELP = """Run methods with several seeds for the same number of trajectories, some at a time.
 
-A method is AGENT+BACKWARD or AGENT+BACKWARD+NETWORK of agents/run.py, or an --algo of baselines/run.py, with defaults
-for the environment; a reward mode other than the default follows a colon. Each name may be MODULE:NAME, which first
-imports the module that registers it.
+A method is AGENT+BACKWARD of agents/run.py, to which +SAMPLER and +NETWORK may be added, or an --algo of
+baselines/run.py, with defaults for the environment; a reward mode other than the default follows a colon. Each name may
+be MODULE:NAME, which first imports the module that registers it.
 
   python agents/sweep.py --out runs/compare
   python agents/sweep.py --methods mdqn+tlm maskable_ppo maskable_ppo:soft mcmc --seeds 0 1 --out runs/few
@@ -49,7 +49,7 @@ class Options:
     methods: tuple[str, ...] = (
         "mdqn+tlm", "db+tlm", "tb+uniform", "maskable_ppo", "maskable_ppo:soft", "ppo", "dqn", "random", "mcmc",
     )  # fmt: skip
-    """AGENT+BACKWARD[+NETWORK], or a baseline, with :REWARD_MODE if that is not the default."""
+    """AGENT+BACKWARD[+SAMPLER][+NETWORK], or a baseline, with :REWARD_MODE if that is not the default."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each method."""
     env: str = "gfn/Hypergrid-v0"

@@ -67,7 +67,7 @@ class Options(command.RunOptions):
     wandb: command.FLAG = False
     """Also log to Weights & Biases, project gfn-envs."""
     list: command.FLAG = False
-    """List all environments, agents, backward policies, networks, presets and metrics, and stop."""
+    """List all environments, agents, backward policies, samplers, networks, presets and metrics, and stop."""
 
 
 def parse(argv: list[str]) -> Options:
@@ -76,9 +76,8 @@ def parse(argv: list[str]) -> Options:
     The defaults depend on the choices that the command line names, or come from the run to resume.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    choices = {"env": Config.env, "agent": Config.agent, "backward": Config.backward, "network": "auto"}
-    choices["sampler"] = Config.sampler
-    for flag, default in {**choices, "preset": Config.preset, "resume": "", "config": ""}.items():
+    choices = {name: getattr(Config, name) for name in ("env", "agent", "backward", "sampler", "preset")}
+    for flag, default in {**choices, "network": "auto", "resume": "", "config": ""}.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     known, _ = first.parse_known_args(argv)
 
@@ -117,8 +116,9 @@ def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
 
 
 def method_of(config: Config) -> str:
-    """Return the method's part of a run's default folder name, such as "mdqn-tlm"."""
-    return f"{registry.bare(config.agent)}-{registry.bare(config.backward)}"
+    """Return the method's part of a run's default folder name, such as "mdqn-tlm" or "tb-tlm-replay"."""
+    names = [registry.bare(name) for name in (config.agent, config.backward, config.sampler)]
+    return "-".join(names[:2] if config.sampler == Config.sampler else names)
 
 
 def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:

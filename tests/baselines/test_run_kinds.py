@@ -100,6 +100,27 @@ def test_a_sweep_names_an_algorithm_its_module_and_a_reward_mode(method: str, al
         BaselineRun().planned("toy_algorithms:toy:soft", task)
 
 
+@pytest.mark.parametrize(
+    ("method", "sampler", "network", "row"),
+    [
+        ("tb+tlm", "on-policy", "mlp", "tb + tlm"),
+        ("tb+tlm+replay", "replay", "mlp", "tb + tlm + replay"),
+        ("vargrad+naive+mlp+local-search", "local-search", "mlp", "vargrad + naive + local-search"),
+    ],
+)
+def test_a_sweep_names_a_sampler_and_a_network_in_any_order(method: str, sampler: str, network: str, row: str) -> None:
+    task = kinds.Task("gfn/Hypergrid-v0", GRID, "default", (), trajectories=100, evaluations=3, seed=5)
+    config = kinds.AgentRun().planned(method, task)
+    assert (config.sampler, config.network) == (sampler, network)
+    assert kinds.AgentRun().row(config.flat()) == row
+
+
+def test_what_is_neither_a_sampler_nor_a_network_is_told() -> None:
+    task = kinds.Task("gfn/Hypergrid-v0", GRID, "default", (), trajectories=100, evaluations=3, seed=5)
+    with pytest.raises(ValueError, match="'rplay' is neither a sampler nor a network. There are on-policy, replay"):
+        kinds.AgentRun().planned("tb+tlm+rplay", task)
+
+
 GIVEN = {"agent": "tb", "backward": "uniform", "agent.lr": 0.01, "env_kwargs": GRID, "trajectories": 48}
 
 
