@@ -290,13 +290,17 @@ def test_bad_start_is_an_error(state):
     [
         ({"reward_mode": "log_rewards"}, "closest first: log_reward"),
         ({"invalid_action": "raises"}, "closest first: raise"),
-        ({"rewrd": "hard"}, "closest first: reward"),
         ({"reward": "hrad"}, "closest first: hard"),
     ],
 )
-def test_unknown_keyword_or_value_lists_the_known_ones(kwargs, message):
+def test_unknown_value_lists_the_known_ones(kwargs, message):
     with pytest.raises(ValueError, match=message):
         small(**kwargs)
+
+
+def test_unknown_keyword_is_a_type_error_in_the_words_of_python():
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'rewrd'\. Known, closest first: reward"):
+        small(rewrd="hard")
 
 
 def test_unknown_render_mode_and_reset_option_list_the_known_ones():
