@@ -56,6 +56,15 @@ def test_gymnasium_checker_has_no_complaint(env_id):
 
 
 @pytest.mark.parametrize("env_id", IDS)
+def test_sizes_of_spaces_are_python_integers(env_id):
+    env, vector = gym.make(env_id).unwrapped, gym.make_vec(env_id, num_envs=2).unwrapped
+    sizes = [env.action_space.n, env.backward_action_space.n, vector.single_action_space.n]
+    sizes += [size for space in (env.observation_space, vector.observation_space) for size in space.shape]
+    assert {type(size) for size in sizes} == {int}
+    assert gym.spaces.MultiBinary(env.action_space.n).shape == (env.dag.num_actions,)
+
+
+@pytest.mark.parametrize("env_id", IDS)
 def test_masked_random_play_completes_an_object_within_max_steps(env_id):
     env = gym.make(env_id)
     env.action_space.seed(0)
