@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train compare test test-all check bench format clean
+.PHONY: help train compare test test-all test-clients check bench format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -30,6 +30,22 @@ test: check  ## style, types and the quick tests
 test-all: .venv  ## the slow tests besides
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
+PURELIB = python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+CLIENTS := torchrl rllib tianshou minari
+
+test-clients: .venv $(CLIENTS:%=.clients/%/installed)  ## the examples of docs/clients, each library in its own environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/clients
+	for client in $(CLIENTS); do \
+		OMP_NUM_THREADS=1 .clients/$$client/bin/python -m pytest -m "slow or not slow" -k $$client tests/clients || exit 1; \
+	done
+
+# It sees what .venv has, torch above all. What it has itself comes first: the pins of these libraries collide.
+.clients/%/installed: tests/clients/%.txt .venv/installed
+	$(BIN)/python -m venv .clients/$*
+	printf '%s\n' "$(CURDIR)" "$$($(BIN)/$(PURELIB))" > "$$(.clients/$*/bin/$(PURELIB))/project.pth"
+	.clients/$*/bin/python -m pip install --quiet --no-deps --requirement $<
+	touch $@
+
 check: .venv  ## style and types, without the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +59,4 @@ format: .venv  ## put the code into the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .clients build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

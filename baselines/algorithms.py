@@ -88,8 +88,7 @@ class SB3Algorithm:
         for module, package in (("stable_baselines3", "stable-baselines3"), ("sb3_contrib", "sb3-contrib")):
             if importlib.util.find_spec(module) is None:
                 raise ModuleNotFoundError(
-                    f"--algo {config.algo} needs {package}, which is not installed: "
-                    "pip install -e '.[baselines]' in the clone."
+                    f"--algo {config.algo} needs {package}, which is not installed: pip install 'gfn-envs[baselines]'."
                 )
 
     def build(self, config: BaselineConfig, dag: DAG) -> Baseline:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gfn_envs.envs.tfbind8.dag import TFBind8
     from gfn_envs.exact import Enumeration, enumerate_dag
     from gfn_envs.views import GraphView, TokenView
-    from gfn_envs.wrappers import BackwardWalk
+    from gfn_envs.wrappers import BackwardWalk, MaskInObservation
 
 __all__ = [
     "DAG",
@@ -47,6 +47,7 @@ __all__ = [
     "Hypergrid",
     "Ising",
     "LogRewards",
+    "MaskInObservation",
     "PhyloTree",
     "QM9Blocks",
     "RNABinding",
@@ -74,6 +75,7 @@ _LAZY = {
     "Hypergrid": "gfn_envs.envs.hypergrid",
     "Ising": "gfn_envs.envs.factor_graph.ising",
     "LogRewards": "gfn_envs.dag",
+    "MaskInObservation": "gfn_envs.wrappers",
     "PhyloTree": "gfn_envs.envs.phylotree.dag",
     "QM9": "gfn_envs.envs.qm9.dag",
     "QM9Blocks": "gfn_envs.envs.qm9blocks.dag",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
@@ -204,6 +205,16 @@ class Walkers:
             draw(self.dag, torch.stack(path) if path else self.view.states[row : row + 1])
             for row, path in enumerate(paths)
         ]
+
+
+def action_space(num_actions: int) -> spaces.Discrete:
+    """Return `Discrete(num_actions)` with a size that is a Python int.
+
+    Gymnasium makes it a numpy integer, which some constructors of spaces refuse, such as `spaces.MultiBinary`.
+    """
+    space: Any = spaces.Discrete(num_actions)
+    space.n = int(num_actions)
+    return space
 
 
 def checked_step_limit(limit: int | None, dag: DAG) -> int:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import logger, spaces
 
-from gfn_envs._walkers import RENDERERS, Walkers, checked_step_limit, start_states
+from gfn_envs._walkers import RENDERERS, Walkers, action_space, checked_step_limit, start_states
 from gfn_envs.errors import choose
 from gfn_envs.registry import build
 
@@ -83,8 +83,8 @@ class DAGEnv(gymnasium.Env[np.ndarray, Any]):
         )
         self.step_limit = checked_step_limit(step_limit, self.dag)
         self.observation_space = spaces.MultiDiscrete(list(self.dag.nvec))
-        self.action_space = spaces.Discrete(self.dag.num_actions)
-        self.backward_action_space = spaces.Discrete(self.dag.num_backward_actions)
+        self.action_space = action_space(self.dag.num_actions)
+        self.backward_action_space = action_space(self.dag.num_backward_actions)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,12 +14,27 @@ def closest_first(value: str, known: list[str]) -> list[str]:
     return sorted(known, key=lambda name: -difflib.SequenceMatcher(None, value.lower(), name.lower()).ratio())
 
 
+class UnknownKeywordError(TypeError, ValueError):
+    """An unknown keyword argument: a `TypeError` as of any function, and a `ValueError` as all wrong input here."""
+
+
 def choose(name: str, value: object, known: Mapping[str, T]) -> T:
     """Return `known[value]`, or raise `ValueError` listing the known names, closest first."""
     if isinstance(value, str) and value in known:
         return known[value]
-    listed = ", ".join(closest_first(str(value), list(known)))
-    raise ValueError(f"Unknown {name} {value!r}. Known, closest first: {listed}.")
+    raise ValueError(f"Unknown {name} {value!r}. {_listed(str(value), known)}")
+
+
+def check_keywords(function: str, given: Iterable[str], known: Mapping[str, object]) -> None:
+    """Raise `UnknownKeywordError` listing the names in `known`, closest first, if one in `given` is not among them."""
+    for name in given:
+        if name not in known:
+            # The first words are Python's own: other libraries look for them.
+            raise UnknownKeywordError(f"{function} got an unexpected keyword argument {name!r}. {_listed(name, known)}")
+
+
+def _listed(value: str, known: Iterable[str]) -> str:
+    return f"Known, closest first: {', '.join(closest_first(value, list(known)))}."
 
 
 def integer_at_least(name: str, value: int, least: int) -> int:

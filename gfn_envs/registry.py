@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 
-from gfn_envs.errors import choose
+from gfn_envs.errors import check_keywords, choose
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,5 @@ def build(dag: str, /, device: str | torch.device = "cpu", **kwargs: Any) -> DAG
 
     cls = load(dag)
     accepted = {name: None for name in inspect.signature(cls).parameters if name != "device"}
-    for name in kwargs:
-        choose(f"keyword argument of {cls.__name__}", name, accepted)
+    check_keywords(cls.__name__, kwargs, accepted)
     return cls(device=device, **kwargs)

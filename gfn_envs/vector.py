@@ -11,7 +11,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from gfn_envs._walkers import RENDERERS, Walkers, checked_step_limit, start_states
+from gfn_envs._walkers import RENDERERS, Walkers, action_space, checked_step_limit, start_states
 from gfn_envs.env import DAGEnv
 from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.registry import build
@@ -73,7 +73,7 @@ class DAGVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if max_episode_steps is not None:
             self.step_limit = min(self.step_limit, integer_at_least("max_episode_steps", max_episode_steps, 1))
         self.single_observation_space = spaces.MultiDiscrete(list(self.dag.nvec))
-        self.single_action_space = spaces.Discrete(self.dag.num_actions)
+        self.single_action_space = action_space(self.dag.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._finished = np.zeros(num_envs, dtype=bool)

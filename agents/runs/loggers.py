@@ -24,7 +24,7 @@ def require(package: str) -> None:
     """Raise `ModuleNotFoundError` with the command to install it, unless the optional `package` is installed."""
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
-            f"--{package} needs the package of that name, which is not installed: pip install {package}"
+            f"--{package} needs the package of that name, which is not installed: pip install 'gfn-envs[{package}]'."
         )
 
 

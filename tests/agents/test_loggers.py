@@ -17,7 +17,7 @@ def test_a_logger_whose_package_is_missing_says_how_to_install_it(
     package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert f"pip install {package}" in refused(capsys, *SHORT, f"--{package}", "--out", tmp_path / "run")
+    assert f"pip install 'gfn-envs[{package}]'" in refused(capsys, *SHORT, f"--{package}", "--out", tmp_path / "run")
     assert contents(tmp_path) == {}
 
 

@@ -251,7 +251,7 @@ def test_steps_alone_end_a_run_where_they_are_given_alone(tmp_path: Path, no_pic
         (["--algo", "no_such_module:mine"], "cannot import 'no_such_module'"),
         (["--metrics", "mods"], "Unknown metric 'mods'. Known, closest first: modes"),
         (["--env", "gfn/Hypergird-v0"], "Unknown environment id"),
-        (["--env-kwargs", '{"sides": 4}'], "Unknown keyword argument of Hypergrid 'sides'"),
+        (["--env-kwargs", '{"sides": 4}'], "Hypergrid got an unexpected keyword argument 'sides'"),
         (["--env-kwargs", "{"], "--env-kwargs is not JSON"),
         (["--algo-kwargs", '{"n_stepz": 4}'], "Unknown keyword argument of MaskablePPO in --algo-kwargs 'n_stepz'"),
         (["--algo-kwargs", '{"n_steps": "four"}'], "--algo maskable_ppo does not take"),

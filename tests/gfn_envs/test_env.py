@@ -56,6 +56,15 @@ def test_gymnasium_checker_has_no_complaint(env_id):
 
 
 @pytest.mark.parametrize("env_id", IDS)
+def test_sizes_of_spaces_are_python_integers(env_id):
+    env, vector = gym.make(env_id).unwrapped, gym.make_vec(env_id, num_envs=2).unwrapped
+    sizes = [env.action_space.n, env.backward_action_space.n, vector.single_action_space.n]
+    sizes += [size for space in (env.observation_space, vector.observation_space) for size in space.shape]
+    assert {type(size) for size in sizes} == {int}
+    assert gym.spaces.MultiBinary(env.action_space.n).shape == (env.dag.num_actions,)
+
+
+@pytest.mark.parametrize("env_id", IDS)
 def test_masked_random_play_completes_an_object_within_max_steps(env_id):
     env = gym.make(env_id)
     env.action_space.seed(0)
@@ -290,13 +299,17 @@ def test_bad_start_is_an_error(state):
     [
         ({"reward_mode": "log_rewards"}, "closest first: log_reward"),
         ({"invalid_action": "raises"}, "closest first: raise"),
-        ({"rewrd": "hard"}, "closest first: reward"),
         ({"reward": "hrad"}, "closest first: hard"),
     ],
 )
-def test_unknown_keyword_or_value_lists_the_known_ones(kwargs, message):
+def test_unknown_value_lists_the_known_ones(kwargs, message):
     with pytest.raises(ValueError, match=message):
         small(**kwargs)
+
+
+def test_unknown_keyword_is_a_type_error_in_the_words_of_python():
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'rewrd'\. Known, closest first: reward"):
+        small(rewrd="hard")
 
 
 def test_unknown_render_mode_and_reset_option_list_the_known_ones():

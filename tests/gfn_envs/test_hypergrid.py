@@ -235,7 +235,7 @@ def test_an_unknown_id_lists_the_known_ones_closest_first() -> None:
 
 
 def test_an_unknown_keyword_lists_the_right_ones_closest_first() -> None:
-    with pytest.raises(ValueError, match=r"Unknown keyword argument of Hypergrid 'sides'.*first: side, "):
+    with pytest.raises(TypeError, match=r"Hypergrid got an unexpected keyword argument 'sides'.*first: side, "):
         gfn_envs.make("gfn/Hypergrid-v0", sides=8)
 
 
