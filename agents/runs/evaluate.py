@@ -51,7 +51,8 @@ def evaluate(arguments: list[str]) -> None:
     asks = bool({"-h", "--help"} & set(arguments)) or not known.run
     policy = None if asks else load(known.run, known.device)
     default = Options(run=tyro.MISSING, eval=policy.config.eval if policy else EvaluationSettings())
-    options = tyro.cli(Options, args=arguments, default=default, prog="python agents/evaluate.py", description=HELP)
+    with command.cause_last():
+        options = tyro.cli(Options, args=arguments, default=default, prog="python agents/evaluate.py", description=HELP)
     assert policy is not None
     check(options.eval, policy.config.eval, "eval.")
     if not 0 <= options.seed <= 2**62:
