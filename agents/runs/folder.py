@@ -215,6 +215,8 @@ class RunFolder(Generic[Settings]):
         try:
             # torch.load does not check the archive's checksums: a flipped bit would become a wrong weight.
             with zipfile.ZipFile(self.checkpoint) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("it is compressed, as this project never does")  # it may unpack to any size
                 if damaged := archive.testzip():
                     raise ValueError(f"wrong checksum of {damaged}")
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
