@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> Options:
     for flag, default in choices.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     for flag in ("--steps", "--trajectories"):
-        first.add_argument(flag)
+        first.add_argument(flag, nargs="?")
     known, _ = first.parse_known_args(argv)
 
     def chosen() -> BaselineConfig:

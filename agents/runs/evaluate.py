@@ -46,7 +46,7 @@ def evaluate(arguments: list[str]) -> None:
     """Parse a command line with the defaults of its run, evaluate the policy, and print the metrics."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("run", nargs="?", default="")
-    first.add_argument("--device", default="auto")
+    first.add_argument("--device", nargs="?", default="auto", const="auto")
     known, _ = first.parse_known_args(arguments)
     asks = bool({"-h", "--help"} & set(arguments)) or not known.run
     policy = None if asks else load(known.run, known.device)

@@ -15,6 +15,7 @@ import gfn_envs
 from agents.runs import sample, sweep
 from agents.runs.lock import FolderLock
 from agents.runs.train import main
+from baselines.train import main as baseline_main
 from gfn_envs import memory
 from gfn_envs.errors import RewardError
 
@@ -137,6 +138,7 @@ def test_memory_that_runs_out_all_the_same_is_one_line(
         (main, ["--no-such"], "error: Unrecognized options: --no-such"),
         (main, ["--batch-size", "ten"], "error: Error parsing --batch-size: invalid literal"),
         (main, ["--batch-size"], "error: Missing value for argument '--batch-size'"),
+        (baseline_main, ["--steps"], "error: Missing value for argument '--steps'"),
         (sample.main, [], "error: Missing from python agents/sample.py: RUN"),
         (sweep.main, ["--jobs", "x"], "error: Error parsing --jobs"),
     ],

@@ -134,7 +134,7 @@ def hostile(run: Path, mark: Path) -> dict[tuple[str, str], bytes]:
     content = (run / policy.FILE).read_bytes()
     tensors, about = load_tensors(content), policy_metadata(run)
     del about["checksum"]  # as an attacker could
-    first, *_ = (name for name, tensor in tensors.items() if tensor.dim() == 2)
+    first, *_ = (name for name, tensor in tensors.items() if tensor.dim() == 2 and tensor.shape[0] != tensor.shape[1])
     changed = {
         "reshaped": {first: tensors[first].T.contiguous()},
         "flat": {first: tensors[first].flatten()},

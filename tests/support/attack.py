@@ -88,8 +88,7 @@ def complaint(code: int | None, told: str) -> str:
         return "it hangs"
     if code == CRASHED or code < 0 or "Traceback (most recent call last)" in told:
         return f"it ended with {code} and a traceback, or by a signal"
-    last = (told.strip().splitlines() or [""])[-1]
-    if code and not last.startswith(("error:", "stopped")) and "failed:" not in told:
+    if code and not any(line.startswith(("error:", "stopped")) for line in told.splitlines()):
         return f"it ended with {code} and without a word of why"
     return ""
 
