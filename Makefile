@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train compare test test-all test-clients check bench format clean
+.PHONY: help train compare test test-all test-clients attack check bench format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -28,7 +28,10 @@ test: check  ## style, types and the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: .venv  ## the slow tests besides
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not attack"
+
+attack: .venv  ## kills, full disks, broken files, hostile input; ATTACK_SHARE=0.1 does a tenth of them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m attack tests/attack
 
 PURELIB = python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 CLIENTS := torchrl rllib tianshou minari

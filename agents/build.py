@@ -8,13 +8,16 @@ from agents.model import build_model
 from agents.sampling.buffer import Keeps, RolloutBuffer
 from agents.trainer import Trainer
 from gfn_envs.dag import DAG
+from gfn_envs.memory import demand
 
 
 def build_trainer(config: Config, dag: DAG) -> Trainer:
     """Make everything that a run needs, seeded, on the DAG's device; `ValueError` for wrong settings."""
     check_config(config)
     model = build_model(config, dag)
-    buffer = RolloutBuffer(dag, Keeps.all_of(model.agent.keeps, model.backward.keeps), seed=config.seed + 1)
+    keeps = Keeps.all_of(model.agent.keeps, model.backward.keeps)
+    demand("the transitions kept", keeps.transitions * (16 * dag.state_dim + 25), "--agent.replay-capacity", dag.device)
+    buffer = RolloutBuffer(dag, keeps, seed=config.seed + 1)
     sampler = config.sampler_settings.build(model.parts, config.batch_size)
     evaluator = Evaluator(dag, config.eval, config.metrics, seed=config.seed + 2)
     return Trainer(config, model, sampler, buffer, evaluator)

@@ -112,10 +112,10 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     """Return the JSON object that was given to `flag` as a dictionary; `ValueError` if it is not one."""
     try:
         values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{flag} is not JSON ({error}): {text[:200]!r}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{flag} must be a JSON object like '{{\"dim\": 2}}', got {text!r}")
+        raise ValueError(f"{flag} must be a JSON object like '{{\"dim\": 2}}', got {text[:200]!r}")
     return values
 
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from agents.backward import Backward
 from agents.config import Config, RunSettings
-from agents.networks.base import Network, merged
+from agents.networks.base import Heads, Network, merged
 from agents.networks.target import Targets
 from agents.objectives.base import Agent
 from agents.parts import Parts
 from gfn_envs import make
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose
+from gfn_envs.memory import demand
 
 
 def resolve_device(name: str) -> torch.device:
@@ -63,9 +64,25 @@ class Model:
             present[name].copy_(tensor)
 
 
+def _demand_memory(config: Config, dag: DAG, heads: Heads) -> None:
+    """Raise `ValueError` for a network that cannot fit with its gradients and two moments of Adam, or with a batch."""
+    try:
+        with torch.device("meta"):  # shapes alone
+            parameters = list(config.network_settings.build(dag, heads, config.seed).parameters())
+    except (RuntimeError, NotImplementedError):  # a network of one's own may read values of tensors
+        return
+    needed = 4 * sum(each.numel() * each.element_size() for each in parameters)
+    lower = f"the size of {config.env} in --env-kwargs, or of the network in --network.*"
+    demand("the weights and their optimizer", needed, lower, dag.device)
+    units = sum(each.numel() for each in parameters if each.dim() == 1)  # a bias each
+    row = 8 * dag.state_dim + 9 * dag.num_actions + 4 * units  # a state, logits, noise, mask and what layers give
+    demand("the states of a batch", config.batch_size * row, "--batch-size", dag.device)
+
+
 def build_model(config: Config, dag: DAG) -> Model:
     """Make a run's network, backward policy and agent, seeded, on the DAG's device."""
     heads = merged(config.agent_settings.heads(dag), config.backward_settings.heads(dag))
+    _demand_memory(config, dag, heads)
     network = config.network_settings.build(dag, heads, config.seed).to(dag.device)
     parts = Parts(dag, network, Targets(network))
     backward = config.backward_settings.build(parts)

@@ -6,6 +6,8 @@ A policy's file holds only tensors and JSON (safetensors). Loading it unpickles 
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +181,13 @@ def to_bytes(config: Config, model: Model, trajectories: int) -> bytes:
     """Return the content of a policy's file: the weights for sampling and log P, and the settings as JSON."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.tensors().items()}
     about = {"format": FORMAT, "version": VERSION, "config": config.to_json(), "trajectories": str(trajectories)}
-    return save(tensors, metadata=about)
+    return save(tensors, metadata={**about, "checksum": _checksum(tensors)})
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return a checksum of the weights: safetensors has none, and a flipped bit would become a wrong weight."""
+    parts = [name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors)]
+    return f"{zlib.crc32(b''.join(parts)):08x}"
 
 
 def load(path: str | Path, device: str = "auto") -> TrainedPolicy:
@@ -204,6 +212,8 @@ def load(path: str | Path, device: str = "auto") -> TrainedPolicy:
         raise RunFileError(f"{file} is damaged or no policy of this project ({_first_line(error)}).") from None
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         raise RunFileError(f"{file} is not a policy that this version reads (it says {about.get('format')!r}).")
+    if about.get("checksum", _checksum(tensors)) != _checksum(tensors):
+        raise RunFileError(f"{file} is damaged (wrong checksum of the weights).")
     try:
         config = Config.from_json(about["config"])
         dag = make(config.env, device=resolve_device(device), **config.parsed_env_kwargs())

@@ -89,8 +89,9 @@ def train(
     trainer = build_trainer(config, make_dag(config))
     folder = None
     if out is not None:
-        folder = command.folder_of(command.RunOptions(out=str(out), overwrite=overwrite), config, method_of(config))
-        command.begin(folder, trainer, config, resume=False)
+        options = command.RunOptions(out=str(out), overwrite=overwrite)
+        folder = command.folder_of(options, config, method_of(config))
+        command.begin(folder, trainer, config, options)
     return _follow(trainer, folder, progress)
 
 
@@ -102,14 +103,17 @@ def resume(path: str | Path, trajectories: int | None = None, progress: bool = T
     config = RunFolder(Path(path), Config).read_config()
     if trajectories is not None:
         config = with_values(config, {"trajectories": trajectories})
-    folder = command.folder_of(command.RunOptions(resume=str(path)), config, method_of(config))
+    options = command.RunOptions(resume=str(path))
+    folder = command.folder_of(options, config, method_of(config))
     trainer = build_trainer(config, make_dag(config))
-    command.begin(folder, trainer, config, resume=True)
+    command.begin(folder, trainer, config, options)
     return _follow(trainer, folder, progress)
 
 
 def _follow(trainer: Trainer, folder: RunFolder[Config] | None, progress: bool) -> Training:
-    with _threads(trainer.config.threads):
+    with _threads(trainer.config.threads), contextlib.ExitStack() as at_exit:
+        if folder:
+            at_exit.callback(folder.lock.release)
         trainer.train(lambda metrics: folder.save(trainer) if folder else None, lambda: False, progress)
         if folder:
             folder.save(trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
@@ -51,8 +52,13 @@ class BaselineConfig(RunSettings):
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def parsed_algo_kwargs(self) -> dict[str, Any]:
-        """Return `algo_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
-        return json_object("--algo-kwargs", self.algo_kwargs)
+        """Return `algo_kwargs` as a dictionary; `ValueError` if it is not a JSON object, or holds NaN or infinity."""
+        values = json_object("--algo-kwargs", self.algo_kwargs)
+        try:
+            json.dumps(values, allow_nan=False)
+        except ValueError:
+            raise ValueError(f"--algo-kwargs must hold finite numbers, got {self.algo_kwargs[:200]!r}.") from None
+        return values
 
     def unread(self) -> frozenset[str]:
         return frozenset() if ALGORITHMS.find(self.algo).paid else frozenset({"reward_mode"})

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from agents.networks.mlp import MLPTorso
 from agents.objectives.losses import huber, munchausen_target
+from agents.runs import command
 from agents.runs.folder import write_atomically
 from agents.sampling.categorical import gumbel_noise, log_prob, sample_actions, soft_value
 from gfn_envs.errors import integer_at_least
@@ -287,7 +288,8 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, or 2 for wrong input."""
-    options = tyro.cli(Options, args=argv, prog="python -m baselines.gym_mdqn", description=__doc__)
+    with command.cause_last():
+        options = tyro.cli(Options, args=argv, prog="python -m baselines.gym_mdqn", description=__doc__)
     try:
         if options.out:
             Path(options.out).parent.mkdir(parents=True, exist_ok=True)

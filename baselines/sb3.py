@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,14 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from agents.evaluation.metric import Column
+from agents.runs.folder import first_line
 from agents.sampling.rollout import Policy
 from baselines.base import Baseline, Progress
 from baselines.config import BaselineConfig
 from baselines.vec_env import ToSB3VecEnv
 from gfn_envs.dag import DAG, LogRewards
-from gfn_envs.errors import choose
+from gfn_envs.errors import RewardError, choose
+from gfn_envs.memory import demand, is_exhausted
 from gfn_envs.registry import load
 
 if TYPE_CHECKING:
@@ -88,15 +91,33 @@ class SB3Baseline(Baseline):
             choose(f"keyword argument of {make.__name__} in --algo-kwargs", key, accepted)
         arguments = {**self._algorithm.defaults, **given}
         extractor = {"features_extractor_class": load(self._algorithm.extractor)}
+        if not isinstance(arguments["policy_kwargs"], dict):
+            raise ValueError(f"policy_kwargs in --algo-kwargs must be an object, got {arguments['policy_kwargs']!r}.")
         arguments["policy_kwargs"] = {**extractor, **arguments["policy_kwargs"]}
+        self._demand_memory(arguments)
         device = str(self.dag.device)
         try:
             return make(self._algorithm.policy, self.env, seed=self._config.seed, device=device, **arguments)
-        except (AssertionError, TypeError, ValueError) as error:
+        except Exception as error:
+            if is_exhausted(error):
+                raise
             raise ValueError(
                 f"--algo {self._config.algo} does not take {self._config.env} "
-                f"({self.env.observation_space}, {self.env.action_space}) with {arguments}: {error}"
+                f"({self.env.observation_space}, {self.env.action_space}) with {arguments}: {first_line(error)}"
             ) from error
+
+    def _demand_memory(self, arguments: dict[str, Any]) -> None:
+        """Raise `ValueError` for a network or for kept transitions that cannot fit."""
+        dag, num_envs = self.dag, self._config.num_envs
+        row = 8 * dag.state_dim + 4 * dag.num_actions
+        for name, rows in (("buffer_size", 1), ("n_steps", num_envs), ("batch_size", 1)):
+            if isinstance(count := arguments.get(name), int):
+                demand("the transitions kept", count * rows * row, f"{name} in --algo-kwargs", dag.device)
+        widths = arguments["policy_kwargs"].get("net_arch", [])
+        if isinstance(widths, list) and all(type(width) is int for width in widths):
+            sizes = [sum(dag.nvec), *widths, dag.num_actions]
+            needed = 16 * sum(one * other for one, other in itertools.pairwise(sizes))
+            demand("the weights and their optimizer", needed, "net_arch in --algo-kwargs", dag.device)
 
     def run(self, report: Callable[[Progress], bool]) -> None:
         # The trainer counts objects and decides when to stop.
@@ -105,11 +126,12 @@ class SB3Baseline(Baseline):
         first = self.model.num_timesteps == 0
         try:
             self.model.learn(2**62, callback=callback, log_interval=None, reset_num_timesteps=first)
-        except (TypeError, RuntimeError, UnboundLocalError) as error:  # wrong arguments lead to these, deep in SB3
-            if not (given := self._config.parsed_algo_kwargs()):
+        except Exception as error:  # wrong arguments lead to errors of any class, deep in SB3
+            given = self._config.parsed_algo_kwargs()
+            if not given or error is callback.failed or isinstance(error, RewardError) or is_exhausted(error):
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"--algo {self._config.algo} failed with --algo-kwargs {given}: {reason}") from error
+            told = f"{type(error).__name__}: {first_line(error)}"
+            raise ValueError(f"--algo {self._config.algo} failed with --algo-kwargs {given}: {told}.") from error
 
     def _progress(self) -> Progress:
         """Return the report on the last step of the environment."""
@@ -195,6 +217,12 @@ class _Callback(BaseCallback):
     def __init__(self, report: Callable[[], bool]) -> None:
         super().__init__()
         self._report = report
+        self.failed: Exception | None = None
+        """The error of the report itself, which is none of SB3's."""
 
     def _on_step(self) -> bool:
-        return self._report()
+        try:
+            return self._report()
+        except Exception as error:
+            self.failed = error
+            raise

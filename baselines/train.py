@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> Options:
     for flag, default in choices.items():
         first.add_argument(f"--{flag}", nargs="?", default=default, const=default)
     for flag in ("--steps", "--trajectories"):
-        first.add_argument(flag)
+        first.add_argument(flag, nargs="?")
     known, _ = first.parse_known_args(argv)
 
     def chosen() -> BaselineConfig:
@@ -80,9 +80,10 @@ def parse(argv: list[str]) -> Options:
         config = dataclasses.replace(config, trajectories=0)
     texts = {"algorithms": ", ".join(ALGORITHMS.names()), "envs": ", ".join(registered())}
     text = HELP.format(**texts, defaults=describe_defaults())
-    options = tyro.cli(
-        Options, args=argv, default=Options(config=config), prog="python baselines/run.py", description=text
-    )
+    with command.cause_last():
+        options = tyro.cli(
+            Options, args=argv, default=Options(config=config), prog="python baselines/run.py", description=text
+        )
     command.check_choices(options.config_file, config, options.config)
     return options
 
@@ -102,7 +103,7 @@ def open_run(options: Options) -> tuple[RunFolder[BaselineConfig], Trainer]:
         require("tensorboard")
     torch.set_num_threads(config.threads)
     trainer = build_trainer(config, make_dag(config))
-    command.begin(folder, trainer, config, bool(options.resume))
+    command.begin(folder, trainer, config, options)
     return folder, trainer
 
 

@@ -9,6 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class RewardError(RuntimeError):
+    """A reward of the user's own raised an error, which is the cause of this one."""
+
+
 def closest_first(value: str, known: list[str]) -> list[str]:
     """Return `known` sorted so that the spellings nearest to `value` come first."""
     return sorted(known, key=lambda name: -difflib.SequenceMatcher(None, value.lower(), name.lower()).ratio())

@@ -19,6 +19,10 @@ Logits = Callable[[Tensor], Tensor]
 """States `[B, d]` -> unnormalised log-probabilities `[B, num_actions]`; illegal actions may have any value."""
 
 
+_CELLS = 2**24
+"""Entries of masks that are made at a time."""
+
+
 class TooLargeError(ValueError):
     """The DAG has more edges than the limit given to `enumerate_dag`."""
 
@@ -213,11 +217,8 @@ def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
         frontier_keys = keys(frontier)
         depths.append(torch.full_like(frontier_keys, depth))
         seen = torch.cat([seen, frontier_keys]).sort().values
-        mask = dag.action_mask(frontier)
-        num_edges += int(mask.sum())
-        if num_edges > max_edges:
-            raise TooLargeError(f"more than {max_edges:,} edges: too large to enumerate")
-        rows, actions = mask.nonzero(as_tuple=True)
+        rows, actions = _legal(dag, frontier, num_edges, max_edges)
+        num_edges += len(rows)
         next_states, backward_actions = dag.step(frontier[rows], actions)
         if dag.renames_slots:
             _, inverse, first = first_of(keys(next_states))  # a canonical form takes long, so once for equal states
@@ -233,6 +234,24 @@ def enumerate_dag(dag: DAG, max_edges: int = 5_000_000) -> Enumeration:
     return _arrange(
         dag, keys, torch.cat(found), torch.cat(depths), [torch.cat(part) for part in zip(*edges, strict=True)]
     )
+
+
+def _legal(dag: DAG, states: Tensor, before: int, most: int) -> tuple[Tensor, Tensor]:
+    """Return the row in `states [B, d]` and the action of each edge from them.
+
+    Raises `TooLargeError` if these and the `before` found earlier are more than `most`.
+
+    The masks are made some rows at a time, as the mask of a whole layer may not fit into memory.
+    """
+    found, start = [], 0
+    for part in states.split(max(1, _CELLS // dag.num_actions)):
+        rows, actions = dag.action_mask(part).nonzero(as_tuple=True)
+        found.append((rows + start, actions))
+        start, before = start + len(part), before + len(rows)
+        if before > most:
+            raise TooLargeError(f"more than {most:,} edges: too large to enumerate")
+    rows, actions = (torch.cat(part) for part in zip(*found, strict=True))
+    return rows, actions
 
 
 def _arrange(dag: DAG, keys: StateKeys, states: Tensor, levels: Tensor, edges: list[Tensor]) -> Enumeration:

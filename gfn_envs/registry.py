@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
@@ -61,15 +62,18 @@ def resolve(kind: str, name: str, rows: Mapping[str, T]) -> T:
     """
     module, colon, bare = name.rpartition(":")
     if colon:
-        _import(module, f"{kind[:1].upper()}{kind[1:]} {name!r}")
+        import_user_module(module, f"{kind[:1].upper()}{kind[1:]} {name!r}")
     return choose(kind, bare, rows)
 
 
-def _import(module: str, what: str) -> None:
+def import_user_module(module: str, what: str) -> ModuleType:
+    """Return a module that the user names; `ValueError`, which begins with `what`, if it cannot be imported."""
     if not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f"{what}: {module!r} is not the name of a module; write 'module:name'.")
     try:
-        importlib.import_module(module)
+        return importlib.import_module(module)
+    except SystemExit as stop:
+        raise ValueError(f"{what}: importing {module!r} ends the program (exit {stop.code!r}).") from stop
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{what}: cannot import {module!r} ({error}). The module must be installed, or lie in the current folder."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gfn_envs.dag import DAG
-from gfn_envs.errors import choose
+from gfn_envs.errors import RewardError, choose
+from gfn_envs.registry import import_user_module
 
 CACHE_SIZE = 100_000
 """Rewards of a user's callable that are remembered; the oldest are forgotten first."""
@@ -51,8 +51,8 @@ def _loaded(reward: str) -> Callable[..., Any]:
     """Return the function that `"module:function"` names."""
     module, _, name = reward.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        function = getattr(import_user_module(module, f"reward {reward!r}"), name)
+    except (ImportError, AttributeError) as error:
         raise ValueError(
             f"reward {reward!r}: cannot load it ({error}). Write 'module:function'; the module must be installed, or "
             "lie in the current folder."
@@ -104,9 +104,16 @@ class OwnReward:
         """Return the function's rewards of the objects in `rows`, checked."""
         if not rows:
             return []
-        result = self.function([keys[row] for row in rows] if self.texts else canonical[rows])
-        self.num_asked += len(rows)
         shown = [repr(keys[row]) if self.texts else f"state {list(keys[row])}" for row in rows]
+        try:
+            result = self.function([keys[row] for row in rows] if self.texts else canonical[rows])
+        except (Exception, SystemExit) as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RewardError(
+                f"The reward {self.name} failed on {len(rows)} {self.objects}, of which the first is {shown[0]} "
+                f"({told})."
+            ) from error
+        self.num_asked += len(rows)
         wanted = (
             f"The reward {self.name} must return {len(rows)} positive, finite numbers for {len(rows)} {self.objects}, "
             f"of which the first is {shown[0]}"

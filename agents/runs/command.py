@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import platform
+import re
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -20,6 +24,8 @@ from agents.config import RunSettings
 from agents.runs import report
 from agents.runs.folder import Run, RunFolder, first_line
 from agents.runs.loggers import Logger
+from gfn_envs.errors import RewardError
+from gfn_envs.memory import is_exhausted
 
 DIR = Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 FILE = Annotated[str, tyro.conf.arg(name="config", metavar="FILE", help_behavior_hint="")]
@@ -79,12 +85,18 @@ def folder_of(options: RunOptions, config: Settings, method: str) -> RunFolder[S
         if changed:
             flags = ", ".join("--" + key.replace("_", "-") for key in changed)
             raise ValueError(f"--resume goes on with the run's own settings: leave out {flags}.")
-    elif folder.holds_run() and not options.overwrite:
+    elif not options.overwrite:
+        _demand_free(folder)
+    return folder
+
+
+def _demand_free(folder: RunFolder[Any]) -> None:
+    """Raise `ValueError` if the folder holds a run."""
+    if folder.holds_run():
         raise ValueError(
             f"{folder.path} already holds a run: --resume {folder.path} goes on with it, --overwrite replaces it, "
             "--out names another folder."
         )
-    return folder
 
 
 def recorded(resume: str, config_file: str, settings: type[Settings]) -> Settings | None:
@@ -127,12 +139,24 @@ def check_choices(config_file: str, there: Settings, config: Settings) -> None:
         )
 
 
-def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool) -> None:
-    """Begin `run` in the folder; with `resume`, load its checkpoint and bring the other files in line with it.
+def begin(folder: RunFolder[Settings], run: Run, config: Settings, options: RunOptions) -> None:
+    """Take the folder and begin `run` there; to resume, load its checkpoint and bring the other files in line with it.
 
-    Raises `ValueError` if the run has already gone further than `config` asks for.
+    Raises `ValueError` if another process has the folder, and if the run has already gone further than `config` asks
+    for. The caller gives the folder back with `folder.lock.release()`; after an error it is given back.
     """
-    if not resume:
+    folder.lock.take()
+    try:
+        _begin(folder, run, config, options)
+    except BaseException:
+        folder.lock.release()
+        raise
+
+
+def _begin(folder: RunFolder[Settings], run: Run, config: Settings, options: RunOptions) -> None:
+    if not options.resume:
+        if not options.overwrite:
+            _demand_free(folder)  # again: another process may have started and ended a run here meanwhile
         folder.clear()
         folder.start(config)
         folder.write_columns(run.columns())
@@ -149,6 +173,29 @@ def begin(folder: RunFolder[Settings], run: Run, config: Settings, resume: bool)
     folder.write_columns(run.columns())
     if loaded:
         folder.write_metrics(run)
+
+
+@contextlib.contextmanager
+def cause_last() -> Iterator[None]:
+    """Let what tyro refuses end with the cause: its own message ends with how to get help."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            yield
+    except SystemExit as stop:
+        sys.stderr.write(shown.getvalue())
+        if stop.code:
+            _tell(_cause(shown.getvalue()), 2)
+        raise
+    sys.stderr.write(shown.getvalue())
+
+
+def _cause(box: str) -> str:
+    """Return what a box of tyro says between its title and the rule below that, in one line."""
+    plain = [row.strip(" │|") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    title, *rows = filter(None, plain or [""])
+    parts = [list(part) for rule, part in itertools.groupby(rows, lambda row: not set(row) - set("─-╰╯")) if not rule]
+    return " ".join(" ".join(parts[0] if parts else [title]).split())
 
 
 class StopSignals:
@@ -229,38 +276,56 @@ def execute(
     try:
         options = parse()
         folder, run = open_run(options)
-    except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
-        return _tell(error, 2)
-    except OSError as error:
-        return _tell(error, 1)
     except KeyboardInterrupt:
         print("stopped before the run began", file=sys.stderr)
         return 130
+    except OSError as error:
+        return _tell(error, 1)
+    except Exception as error:
+        return _answer(error, 2)
+    again = f"--resume {folder.path} goes on from the last checkpoint"
     try:
         return train(options, folder, run)
     except KeyboardInterrupt:
         print(f"stopped at once; go on from the last checkpoint with --resume {folder.path}", file=sys.stderr)
         return 130
-    except (ArithmeticError, ValueError) as error:
-        return _tell(error, 1)
     except OSError as error:
-        return _tell(f"{error}. Once that is mended, --resume {folder.path} goes on from the last checkpoint.", 1)
+        return _tell(f"{error}. Once that is mended, {again}.", 1)
+    except Exception as error:
+        return _answer(error, 1, f" Once it is mended, {again}.")
+    finally:
+        folder.lock.release()
 
 
 def told(work: Callable[[], None]) -> int:
     """Run a command line that trains nothing; return its exit code: 0, 1 (a file), 2 (wrong input), 130 (stopped)."""
     try:
         work()
-    except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
-        return _tell(error, 2)
     except BrokenPipeError:  # the reader of the output has closed it
         return 0
-    except OSError as error:
-        return _tell(error, 1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except OSError as error:
+        return _tell(error, 1)
+    except Exception as error:
+        return _answer(error, 2)
     return 0
+
+
+def _answer(error: Exception, code: int, mended: str = "") -> int:
+    """Tell in one line what was wrong, with the traceback of a user's reward below; raise what is our own mistake."""
+    if isinstance(error, RewardError) and (cause := error.__cause__):
+        _tell(f"{error}{mended} Its traceback:", code)
+        frames = cause.__traceback__
+        traceback.print_exception(type(cause), cause, frames and frames.tb_next)  # without the call of ours
+        return code
+    if is_exhausted(error):
+        what = "lower --batch-size, the network or the sizes of the environment"
+        return _tell(f"memory ran out ({first_line(error)}): {what}.", code)
+    if isinstance(error, ValueError | ArithmeticError | ModuleNotFoundError):
+        return _tell(error, code)
+    raise error
 
 
 def _tell(error: Exception | str, code: int) -> int:

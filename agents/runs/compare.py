@@ -23,7 +23,7 @@ from torch import Tensor
 from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import FixedPolicy
 from agents.evaluation.metric import Column, SideBySide
-from agents.runs import figures
+from agents.runs import command, figures
 from agents.runs.finished import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from agents.runs.folder import write_atomically
 from agents.runs.page import Section, markdown, web_page
@@ -303,13 +303,6 @@ def compare(options: Options, say: Callable[[str], None]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (the report cannot be written), 2 (wrong input)."""
     arguments = sys.argv[1:] if argv is None else argv
-    options = tyro.cli(Options, args=arguments, prog="python agents/compare.py", description=HELP)
-    try:
-        compare(options, lambda text: print(text, file=sys.stderr, flush=True))
-    except (ValueError, ArithmeticError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    with command.cause_last():
+        options = tyro.cli(Options, args=arguments, prog="python agents/compare.py", description=HELP)
+    return command.told(lambda: compare(options, lambda text: print(text, file=sys.stderr, flush=True)))

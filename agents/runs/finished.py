@@ -137,7 +137,7 @@ def _history(path: Path) -> list[dict[str, float]]:
         ]
     except FileNotFoundError:
         raise UnusableError("has no metrics.jsonl") from None
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UnusableError(f"metrics.jsonl is damaged ({error})") from None
     for row in rows:
         if "trajectories" not in row or "seconds" not in row:

@@ -18,6 +18,7 @@ from agents.config import RunSettings
 from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import GFlowNet
 from agents.evaluation.metric import Column
+from agents.runs.lock import FolderLock
 from agents.runs.loggers import EVENT_FILES
 from gfn_envs.dag import DAG
 
@@ -91,6 +92,7 @@ class RunFolder(Generic[Settings]):
         self.path, self._settings = path, settings
         self.config, self.metrics, self.columns = path / "config.json", path / "metrics.jsonl", path / "columns.json"
         self.checkpoint, self.summary, self.files = path / "checkpoint.pt", path / "summary.json", path / "files.json"
+        self.lock = FolderLock(path)
 
     def holds_run(self) -> bool:
         """Return whether a run was started here."""
@@ -107,11 +109,7 @@ class RunFolder(Generic[Settings]):
             file.unlink(missing_ok=True)
 
     def start(self, config: Settings) -> None:
-        """Make the folder, remove half-written files of a killed run, and write the settings."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot make the folder {self.path}: {error.strerror}") from error
+        """Remove half-written files of a killed run, and write the settings; the folder is there, and locked."""
         self._remove_half_written()
         write_atomically(self.config, (config.to_json() + "\n").encode())
 
@@ -217,6 +215,8 @@ class RunFolder(Generic[Settings]):
         try:
             # torch.load does not check the archive's checksums: a flipped bit would become a wrong weight.
             with zipfile.ZipFile(self.checkpoint) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("it is compressed, as this project never does")  # it may unpack to any size
                 if damaged := archive.testzip():
                     raise ValueError(f"wrong checksum of {damaged}")
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)

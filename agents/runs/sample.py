@@ -189,5 +189,6 @@ def sample(options: Options) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (the file cannot be written), 2 (wrong input)."""
     arguments = sys.argv[1:] if argv is None else argv
-    options = tyro.cli(Options, args=arguments, prog="python agents/sample.py", description=HELP)
+    with command.cause_last():
+        options = tyro.cli(Options, args=arguments, prog="python agents/sample.py", description=HELP)
     return command.told(lambda: sample(options))

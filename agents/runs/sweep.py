@@ -21,9 +21,10 @@ import tyro
 from tqdm import tqdm
 
 from agents.config import RunSettings, json_object
-from agents.runs.command import FLAG
+from agents.runs import command
 from agents.runs.folder import RunFolder, write_atomically
 from agents.runs.kinds import AGENT, BASELINE, RunKind, Task, find_kind
+from agents.runs.lock import FolderLock
 from gfn_envs.registry import find
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,7 @@ class Options:
     """Number of runs at a time, with one thread each."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/compare"
     """Folder for the folders of the runs."""
-    progress: FLAG = True
+    progress: command.FLAG = True
     """Show no progress bar."""
 
 
@@ -125,11 +126,18 @@ def _job(options: Options, method: str, seed: int) -> Job:
 
 
 def sweep(options: Options) -> int:
-    """Run the jobs; return the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
-    out = Path(options.out)
+    """Run the jobs; return the exit code: 0, 1 if a run failed, 130 after Ctrl-C.
+
+    Raises `ValueError` if another sweep runs in the folder.
+    """
     jobs = plan(options)
+    with FolderLock(Path(options.out)):
+        return _sweep(options, jobs)
+
+
+def _sweep(options: Options, jobs: list[Job]) -> int:
+    out = Path(options.out)
     commands = {job.name: job.command(out) for job in jobs}
-    out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         if not (out / job.name / "config.json").exists():
             write_atomically(job.settings_file(out), (job.config.to_json() + "\n").encode())
@@ -175,7 +183,8 @@ def _last_lines(log: Path, count: int = 3) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (a run failed), 2 (wrong input), 130 (stopped)."""
     arguments = sys.argv[1:] if argv is None else argv
-    options = tyro.cli(Options, args=arguments, prog="python agents/sweep.py", description=HELP)
+    with command.cause_last():
+        options = tyro.cli(Options, args=arguments, prog="python agents/sweep.py", description=HELP)
     # A SIGTERM to this process must stop the runs too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -95,9 +95,10 @@ def parse(argv: list[str]) -> Options:
         "envs": registered(),
     }
     text = HELP.format(**{key: ", ".join(values) for key, values in names.items()})
-    options = tyro.cli(
-        Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text
-    )
+    with command.cause_last():
+        options = tyro.cli(
+            Options, args=argv, default=Options(config=config), prog="python agents/run.py", description=text
+        )
     if options.config.network == "auto":  # the flag was given; `usual` has resolved it above
         options = dataclasses.replace(options, config=dataclasses.replace(options.config, network=config.network))
     command.check_choices(options.config_file, config, options.config)
@@ -111,7 +112,7 @@ def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
     for package in _wanted_loggers(options):
         require(package)
     trainer = build_trainer(config, make_dag(config))
-    command.begin(folder, trainer, config, bool(options.resume))
+    command.begin(folder, trainer, config, options)
     return folder, trainer
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.memory import demand
 from gfn_envs.rewards import own_reward
 from gfn_envs.views import TokenView
 
@@ -36,8 +37,8 @@ EXPONENT = 2.0
 
 def random_modes(n: int, count: int, seed: int) -> list[str]:
     """Return `count` strings of random `BLOCKS`, each cut to `n` bits, drawn with numpy's legacy generator."""
-    random = np.random.RandomState(seed)
-    return ["".join(random.choice(BLOCKS) for _ in range(-(-n // 8)))[:n] for _ in range(count)]
+    drawn = np.random.RandomState(seed).randint(len(BLOCKS), size=(count, -(-n // 8)))
+    return ["".join(BLOCKS[block] for block in row)[:n] for row in drawn.tolist()]
 
 
 class BitSequence(DAG):
@@ -119,14 +120,16 @@ class BitSequence(DAG):
         shifts = torch.arange(self.k - 1, -1, -1)
         signs = 2.0 * (torch.arange(self.word_values).unsqueeze(1) >> shifts & 1) - 1
         self._signs = torch.cat([torch.zeros(1, self.k), signs]).to(self.device)
-        bits = torch.tensor([[float(bit) for bit in mode] for mode in self.modes])
-        self._mode_signs = (2 * bits - 1).T.contiguous().to(self.device)
+        bits = torch.frombuffer(bytearray("".join(self.modes).encode()), dtype=torch.uint8) - ord("0")
+        self._mode_signs = (2.0 * bits.view(-1, self.n) - 1).T.contiguous().to(self.device)
 
     def _checked_modes(self, modes: int | Sequence[str], seed: int) -> list[str]:
         if seed >= 2**32:
             raise ValueError(f"modes_seed must be less than 2^32, got {seed!r}.")
         if not isinstance(modes, Sequence):
-            return random_modes(self.n, integer_at_least("modes", modes, 1), seed)
+            count = integer_at_least("modes", modes, 1)
+            demand("the bits of the modes", 16 * count * self.n, "modes or n")
+            return random_modes(self.n, count, seed)
         if isinstance(modes, str) or not modes:
             raise ValueError(f"modes must be a number or a list of bit strings, got {modes!r}.")
         for mode in modes:

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from gfn_envs.dag import DAG
 from gfn_envs.errors import integer_at_least
+from gfn_envs.memory import demand
 from gfn_envs.rewards import own_reward
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ class Hypergrid(DAG):
         super().__init__(device)
         self.dim = integer_at_least("dim", dim, 1)
         self.side = integer_at_least("side", side, 2)
+        demand("the steps along the axes", 8 * (self.dim + 1) ** 2, "dim", device)
+        demand("the factors of the reward", 32 * self.side, "side", device)
         given = {name: value for name, value in (("R0", R0), ("R1", R1), ("R2", R2)) if value is not None}
         self.own_reward = own_reward(self, reward, REWARDS)
         if self.own_reward is None:

@@ -15,8 +15,10 @@ import torch
 from run_files import RUN_FILES, SHORT, contents, refused, state_of
 
 from agents.config import Config
-from agents.policy import load
+from agents.policy import FILE, load
+from agents.runs import finished as finished_runs
 from agents.runs import folder as checkpoint
+from agents.runs.finished import UnusableError
 from agents.runs.folder import RunFileError, RunFolder
 from agents.runs.train import main
 from agents.trainer import Trainer
@@ -47,11 +49,20 @@ def other_settings(file: Path, **changes: Any) -> None:
     rewrite(file, config=json.dumps(config | changes))
 
 
+def compress(file: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
 DAMAGES = {
     "empty": lambda file: file.write_bytes(b""),
     "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1000]),
     "random": lambda file: file.write_bytes(random.Random(0).randbytes(5000)),
     "flipped bit": flip_a_weight,
+    "compressed": lambda file: compress(file),
     "folder": lambda file: (file.unlink(), file.mkdir()),
     "foreign": lambda file: torch.save({"weights": torch.zeros(3)}, file),
     "a list": lambda file: torch.save([1, 2], file),
@@ -82,6 +93,21 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_nothing_touched(
 def test_a_checkpoint_of_other_settings_names_them(copy_of_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     DAMAGES["other seed"](copy_of_run / "checkpoint.pt")
     assert "seed is 5 there, 0 here" in refused(capsys, "--resume", copy_of_run)
+
+
+def test_a_flipped_bit_in_the_weights_of_a_policy_is_found(copy_of_run: Path) -> None:
+    file = copy_of_run / FILE
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RunFileError, match="wrong checksum of the weights"):
+        load(copy_of_run)
+
+
+def test_metrics_that_are_nested_too_deep_are_refused(copy_of_run: Path) -> None:
+    (copy_of_run / "metrics.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UnusableError, match=r"metrics\.jsonl is damaged"):
+        finished_runs.read(copy_of_run)
 
 
 WRONG_CONFIGS = {
@@ -236,5 +262,5 @@ def test_a_folder_that_cannot_be_written_is_an_error(
 
     monkeypatch.setattr(Path, "open", read_only)
     assert main([*SHORT, "--out", str(tmp_path / "run")]) == 1
-    assert f"cannot write {tmp_path / 'run' / 'config.json'}: Permission denied" in capsys.readouterr().err
+    assert f"cannot lock {tmp_path / 'run'}: Permission denied" in capsys.readouterr().err
     assert contents(tmp_path) == {}

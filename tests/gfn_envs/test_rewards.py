@@ -157,9 +157,9 @@ def test_gymnasium_makes_it_from_a_callable(id: str) -> None:
             "R0, R2 replace constants of a built-in reward: .* together with a reward of your own, by_sum",
         ),
         (lambda: Hypergrid(reward="math:pi"), "reward 'math:pi' is not a function but of type float"),
-        (lambda: Hypergrid(reward="no_such_module:f"), "reward 'no_such_module:f': cannot load it"),
+        (lambda: Hypergrid(reward="no_such_module:f"), "reward 'no_such_module:f': cannot import 'no_such_module'"),
         (lambda: Hypergrid(reward=3), "Unknown reward 3"),
-        (lambda: Hypergrid(reward="module:function"), "cannot load it"),
+        (lambda: Hypergrid(reward="module:function"), "cannot import 'module'"),
         (
             lambda: BitSequence(reward=by_sum, exponent=3.0),
             "exponent and mode_distance belong to the reward hamming: .* your own, by_sum",

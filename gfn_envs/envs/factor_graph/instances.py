@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gfn_envs.memory import demand
+
 Factor = tuple[tuple[int, ...], np.ndarray]
 """Variables, and the log of their factor: an array with an axis for each of them, in that order."""
 
@@ -26,6 +28,7 @@ def chain(variables: int, values: int, random: np.random.Generator) -> list[Fact
 
     Its covariance is `0.5 exp(-d^2 / 2)`, `d` the distance; neighbours get 2.5 times the circular distance of values.
     """
+    demand("the distances between all values", 16 * (variables * values) ** 2, "variables or values")
     points = np.stack(np.meshgrid(np.arange(variables), np.arange(values), indexing="ij"), -1).reshape(-1, 2)
     squares = ((points[:, None] - points) ** 2).sum(2)
     covariance = 0.5 * np.exp(-0.5 * squares) + 1e-9 * np.eye(len(points))
@@ -41,6 +44,7 @@ def permuted_chain(variables: int, values: int, random: np.random.Generator) -> 
 
     As published, these probabilities themselves, not their logs, are added to log R.
     """
+    demand("the rows of the factors", 8 * variables * values**2, "variables or values")
     order = random.permutation(variables).tolist()
     rows = random.dirichlet(np.ones(values), size=(variables, values))
     return [((i, j), rows[j]) for i, j in itertools.pairwise(order)]
@@ -74,6 +78,7 @@ def factor_graph2(variables: int, values: int, random: np.random.Generator) -> l
 
 def _random_cliques(nodes: int, p: float, random: np.random.Generator) -> list[tuple[int, ...]]:
     """Return the maximal cliques of a random graph that is connected and has none of more than `MAX_CLIQUE` nodes."""
+    demand("the pairs of nodes", 18 * nodes**2, "variables")
     for _ in range(_TRIES):
         upper = np.triu(random.random((nodes, nodes)) < p, 1)
         joined = upper | upper.T

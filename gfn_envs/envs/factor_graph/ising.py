@@ -17,6 +17,7 @@ from torch import Tensor
 from gfn_envs.envs.factor_graph.dag import FACTORS, FactorGraph
 from gfn_envs.envs.factor_graph.torus import Torus, kaufman_log_z
 from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.memory import demand
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,6 +69,7 @@ class Ising(FactorGraph):
         device: str | torch.device = "cpu",
     ) -> None:
         self.side = integer_at_least("side", side, 2)
+        demand("the factors of the spins", 800 * self.side**2, "side")
         if isinstance(coupling, bool) or not (isinstance(coupling, int | float) and math.isfinite(coupling)):
             raise ValueError(f"coupling must be a finite number, got {coupling!r}.")
         self.coupling = float(coupling)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.memory import demand
 
 
 class Graph(NamedTuple):
@@ -58,6 +59,7 @@ def random_graph(name: str, nodes: int, degree: float, seed: int) -> Graph:
     if isinstance(degree, bool) or not isinstance(degree, int | float) or not 0 <= degree <= max(nodes - 1, 0):
         raise ValueError(f"degree must be a number in 0 .. nodes - 1 = {nodes - 1}, got {degree!r}.")
     make = choose("graph", name, RANDOM)
+    demand("the pairs of nodes", 9 * nodes**2, "nodes")
     return Graph(make(nodes, degree, np.random.default_rng(seed)), list(range(nodes)))
 
 

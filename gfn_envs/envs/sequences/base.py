@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -60,6 +61,9 @@ class SequenceDAG(DAG):
     ) -> None:
         super().__init__(device)
         self.alphabet, self.length = tuple(alphabet), integer_at_least("length", length, 1)
+        most = int(63 / math.log2(len(self.alphabet))) if len(self.alphabet) > 1 else self.length
+        if self.length > most:
+            raise ValueError(f"length must be at most {most}, as words are numbered with 63 bits, got {length!r}.")
         self.order = order
         self._order = choose("order", order, ORDERS)(self.length, len(self.alphabet), self.device)
         self.nvec = (len(self.alphabet) + 1,) * self.length

@@ -1,0 +1,42 @@
+"""Attacks run on their own, by `make attack`; each says how many there were."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from attack import SEED, SHARE
+
+from agents.runs import report
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in this folder."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.attack)
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draw no pictures, and compute with one thread, as forked processes must."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(report, "draw", lambda folder, run: [])
+    yield
+    torch.set_num_threads(threads)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts of all attacks."""
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {value}"
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        for name, value in report.user_properties
+        if name == "count"
+    ]
+    if lines:
+        terminalreporter.section(f"attacks (share {SHARE:g}, seed {SEED})")
+        terminalreporter.write_line("\n".join(lines))
