@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 from pathlib import Path
 
 import torch
@@ -22,10 +21,15 @@ def available(device: torch.device) -> float:
         return float("inf")
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    limits: list[int] = []
+    with contextlib.suppress(ImportError, AttributeError):  # Windows has neither
+        import resource
+
+        limits += [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+        limits += [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
         limits.append(int(_CONTAINER.read_text()))
-    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(each for each in limits if each > 0)])
+    return min((each for each in limits if each > 0), default=float("inf"))
 
 
 def demand(what: str, needed: float, lower: str, device: torch.device | str = "cpu") -> None:

@@ -308,12 +308,12 @@ def test_a_metric_from_outside_sees_every_object_and_comes_after_the_others(shar
         assert found["zero_share"] == float((states[:, 0] == 1).double().mean())
         assert found["unique_states"] == -len(states.unique(dim=0))  # in place of the standard one
         assert trainer.evaluator.columns()["zero_share"].heading == "zeros first"
-    assert list(one.evaluator.metrics) == ["exact", "samples", "bounds", "modes", "correlation", "share"]
+    assert list(one.evaluator.metrics) == ["exact", "samples", "bounds", "slack", "modes", "correlation", "share"]
 
 
 def test_a_metric_named_twice_is_there_once(share: str) -> None:
     evaluator = _trainer(metrics=("modes", share, share)).evaluator
-    assert list(evaluator.metrics) == ["exact", "samples", "bounds", "modes", "correlation", "share"]
+    assert list(evaluator.metrics) == ["exact", "samples", "bounds", "slack", "modes", "correlation", "share"]
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,15 @@ def test_what_is_measured_depends_on_what_can_be_looked_at() -> None:
     full = names(FixedPolicy(dag, policy, stochastic=True))
     assert {"mean_reward", "modes_found", "l1_empirical"} <= samples
     assert greedy - samples >= {"l1_exact", "total_variation_exact", "mean_reward_exact"}
-    assert full - greedy == {"elbo", "spearman", "pearson", "test_seconds"}
+    assert full - greedy == {
+        "elbo",
+        "slack",
+        "slack_uniform",
+        "backward_entropy",
+        "spearman",
+        "pearson",
+        "test_seconds",
+    }
     assert not {"log_z_estimate", "log_z_error"} & full  # it has no estimate
     agent = _trainer(dag).agent
     assert names(agent) - full == {"log_z_estimate", "log_z_error"}

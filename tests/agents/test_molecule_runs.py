@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 import torch
+from pairs import POTENTIAL, without
 
 import gfn_envs
 from agents.build import build_trainer
@@ -21,7 +22,6 @@ from agents.evaluation.metric import Metric, Objects
 from agents.evaluation.molecules import MoleculeMetrics
 from agents.evaluation.samples import SampleMetrics
 from agents.model import make_dag
-from agents.registry import AGENTS, BACKWARD
 from agents.runs.train import main
 from gfn_envs import DAG
 from gfn_envs.abilities import CountsTrajectories
@@ -224,9 +224,7 @@ def made(env: str, device: str) -> DAG:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("env", IDS)
-@pytest.mark.parametrize(
-    ("agent", "backward"), [(agent, backward) for agent in AGENTS.names() for backward in BACKWARD.names()]
-)
+@pytest.mark.parametrize(("agent", "backward"), without(*POTENTIAL))
 def test_every_pair_takes_steps_and_never_waits_for_the_host(agent, backward, env, device) -> None:
     dag = made(env, device)
     # Tensors on `meta` have no values: reading one, and mixing in a CPU tensor, raises.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from heads import HEADS, outputs_of
-from pairs import PAIRS, built, config, trained, weights
+from pairs import STOPPING, built, config, trained, weights, without
 from torch import Tensor
 
 from agents.build import build_trainer
@@ -220,7 +220,7 @@ def test_every_setting_reaches_the_network() -> None:
 # --- With the agents ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("agent", "backward"), PAIRS)
+@pytest.mark.parametrize(("agent", "backward"), without(*STOPPING))
 def test_every_pair_steps_without_waiting_for_the_host(agent: str, backward: str) -> None:
     trainer = build_trainer(_config(agent, backward), _dag(5, "meta"))
     assert isinstance(trainer.network, SlotTransformer)

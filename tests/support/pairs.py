@@ -30,6 +30,17 @@ PAIRS = [
     for pair in LAWFUL
 ]
 """The same for `parametrize`: every agent and every backward policy is among the quick ones."""
+POTENTIAL = ("fl-db", "fl-subtb", "mdb")
+"""The agents that need an environment with `log_potential`."""
+STOPPING = ("mdb",)
+"""The agents that need a stop action that is always legal."""
+
+
+def without(*agents: str) -> list[Any]:
+    """Return `PAIRS` without those of some agents."""
+    return [pair for pair in PAIRS if pair.values[0] not in agents]
+
+
 DQNS = [name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftDQNSettings)]
 REPLAYING = [*DQNS, *(name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftActorCriticSettings))]
 """The agents that learn from replayed transitions unless told otherwise."""
