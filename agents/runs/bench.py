@@ -150,7 +150,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     for pair in options.pairs:
-        agent, _, backward = pair.partition("-")
+        agent, _, backward = pair.rpartition("-")
         training(agent, backward, options)
     for num_envs in (16, 1024, 4096, 16_384):
         random_rollouts(num_envs, options)
