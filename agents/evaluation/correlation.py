@@ -9,15 +9,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.evaluation.estimates import log_likelihood
+from agents.evaluation.estimates import flow_consistency, log_likelihood
 from agents.evaluation.gflownet import GFlowNet
 from agents.evaluation.metric import Column, Context, Drawer, Metric
 from gfn_envs.abilities import HasTestSet
 from gfn_envs.metrics import pearson, spearman
 
+SETS, SET_SIZE = 256, 8
+"""The sets of test objects that FCS looks at."""
+
 
 class CorrelationMetrics(Metric):
-    """The correlation of log P_theta with log R over the environment's test set, every so many evaluations.
+    """The correlation of log P_theta with log R over the environment's test set, and FCS, every so many evaluations.
 
     Where the law that is sampled is R/|Aut|, log R stands for its log.
 
@@ -43,6 +46,7 @@ class CorrelationMetrics(Metric):
         return {
             "pearson": Column("Pearson", "{:.3f}", panel),
             "spearman": Column("Spearman", "{:.3f}", panel, compared=300, meaning=about),
+            "fcs": Column("FCS", "{:.3f}", "total variation within small sets of test objects", in_table=False),
             "test_seconds": Column("seconds for the test set", "{:.1f}", in_table=False),
         }
 
@@ -63,6 +67,7 @@ class CorrelationMetrics(Metric):
         return {
             "spearman": spearman(log_p, log_reward),
             "pearson": pearson(log_p, log_reward),
+            "fcs": float(flow_consistency(log_p, log_reward, SETS, SET_SIZE, torch.Generator().manual_seed(0))),
             "test_seconds": time.perf_counter() - started,
         }
 

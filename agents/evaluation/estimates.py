@@ -51,6 +51,18 @@ def log_likelihood(
     return estimate - gflownet.dag.log_symmetry(states)
 
 
+def flow_consistency(log_p: Tensor, log_reward: Tensor, sets: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return FCS: the mean over random sets S of objects of the total variation of P_theta and R within S.
+
+    `sum_S |P(x)/P(S) - R(x)/R(S)| / 2` needs no log Z. It is 0 where log P - log R is the same for all objects.
+    `log_p` and `log_reward` are `[N]`; each of the `sets` has `size` different objects, or all N where there are fewer.
+    Source: Silva et al. 2025 (flow consistency in subgraphs).
+    """
+    ranks = torch.rand(sets, len(log_p), generator=generator, device=generator.device)
+    chosen = ranks.topk(min(size, len(log_p)), 1).indices.to(log_p.device)
+    return (log_p[chosen].softmax(1) - log_reward[chosen].softmax(1)).abs().sum(1).mean() / 2
+
+
 @torch.no_grad()
 def elbo(gflownet: GFlowNet, num_samples: int, generator: torch.Generator | None) -> Tensor:
     """Return the mean of `log R(x) - (log P_F - log P_B)(tau)` over samples of P_F: a lower bound on log Z."""

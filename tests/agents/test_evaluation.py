@@ -350,6 +350,7 @@ def test_what_is_measured_depends_on_what_can_be_looked_at() -> None:
         "backward_entropy",
         "spearman",
         "pearson",
+        "fcs",
         "test_seconds",
     }
     assert not {"log_z_estimate", "log_z_error"} & full  # it has no estimate

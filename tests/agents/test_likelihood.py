@@ -1,5 +1,6 @@
 """Estimates by trajectories: exact at the true flows, unbiased elsewhere, and bounds on their two sides."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from true_flows import SMALL, Flow
 
 from agents.backward import Backward, Naive, Uniform
 from agents.evaluation import estimates as likelihood
-from agents.evaluation.estimates import elbo, eubo, log_likelihood, log_ratios
+from agents.evaluation.estimates import elbo, eubo, flow_consistency, log_likelihood, log_ratios
 from agents.networks.base import Network
 from agents.objectives import losses
 from agents.objectives.balance import Balance, ConstantFlow
@@ -19,6 +20,8 @@ from agents.objectives.base import Agent
 from agents.optimizer import Optimizer
 from agents.sampling.categorical import log_prob
 from agents.sampling.rollout import Trajectories, rollout
+from agents.training import train
+from gfn_envs import enumerate_dag
 
 SEEDS = [0, 1]
 ALL = {**SMALL, "bag": Bag}
@@ -176,3 +179,29 @@ def test_wrong_estimates_are_told_from_the_right_one(mutant: str, monkeypatch: p
     assert float((log_likelihood(agent, _complete(flow), 3, _generator()) - exact).abs().max()) < 1e-5
     monkeypatch.setattr(likelihood, "log_ratios", MUTANTS[mutant])
     assert float((log_likelihood(agent, _complete(flow), 3, _generator()) - exact).abs().max()) > 0.1
+
+
+def test_flow_consistency_is_the_total_variation_within_sets_and_knows_no_log_z() -> None:
+    log_reward, log_p = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def within(some: tuple[int, ...]) -> float:
+        p, r = (torch.tensor([float(x[i].exp()) for i in some]) for x in (log_p, log_reward))
+        return float((p / p.sum() - r / r.sum()).abs().sum()) / 2
+
+    every = [within(pair) for pair in itertools.combinations(range(6), 2)]
+    found = flow_consistency(log_p, log_reward, 20_000, 2, torch.Generator().manual_seed(0))
+    assert float(found) == pytest.approx(sum(every) / len(every), abs=0.005)
+    whole = flow_consistency(log_p, log_reward, 3, 99, torch.Generator())
+    assert float(whole) == pytest.approx(within(tuple(range(6))))
+    assert float(flow_consistency(log_reward + 7, log_reward, 50, 3, torch.Generator())) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs"), [("gfn/Set-v0", {"items": 6, "size": 3}), ("gfn/BayesNet-v0", {"variables": 3})]
+)
+def test_the_run_brackets_log_z_where_the_target_can_be_drawn(env: str, kwargs: dict) -> None:
+    settings = {"eval.elbo_samples": 2000, "network.width": 16}
+    chosen = {"env": env, "env_kwargs": kwargs, "agent": "tb", "backward": "tlm", "network": "mlp"}
+    run = train(**chosen, trajectories=640, settings=settings, progress=False)
+    log_z = enumerate_dag(run.trainer.dag).log_z
+    assert run.metrics["elbo"] < log_z < run.metrics["eubo"]
