@@ -27,7 +27,7 @@ class ForwardLookingFlow(nn.Module):
 
     def __init__(self, dag: DAG) -> None:
         super().__init__()
-        self.potential = _potential_of(dag, "fl-db and --agent fl-subtb")
+        self.potential = _potential_of(dag, "a forward-looking flow")
 
     def forward(self, outputs: Outputs) -> Tensor:
         return self.potential(outputs.states) + outputs.log_flow
@@ -44,7 +44,7 @@ class StopFlow(nn.Module):
 
     def __init__(self, dag: DAG) -> None:
         super().__init__()
-        self.dag, self.potential = dag, _potential_of(dag, "mdb")
+        self.dag, self.potential = dag, _potential_of(dag, "modified detailed balance")
         s0 = dag.reset(1)
         if dag.stop_action is None or not (s0.is_meta or bool(dag.action_mask(s0)[0, dag.stop_action])):
             raise ValueError(f"--agent mdb needs {type(dag).__name__} to have a stop action that is legal everywhere.")
@@ -58,9 +58,10 @@ class StopFlow(nn.Module):
         return self.potential(outputs.states) + self.start - log_prob(outputs.forward_logits, mask, stops)
 
 
-def _potential_of(dag: DAG, agent: str) -> Callable[[Tensor], Tensor]:
+def _potential_of(dag: DAG, what: str) -> Callable[[Tensor], Tensor]:
     if not isinstance(dag, HasPotential):
-        raise ValueError(f"--agent {agent} need {type(dag).__name__} to offer log_potential(), which it does not.")
+        name = type(dag).__name__
+        raise ValueError(f"{what} needs {name} to offer log_potential(), which it does not: take another --agent.")
     return dag.log_potential
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from heads import HEADS
 from heads import outputs_of as _outputs
-from pairs import PAIRS, built, config
+from pairs import POTENTIAL, built, config, without
 from torch import Tensor
 
 from agents.build import build_trainer
@@ -266,7 +266,7 @@ def test_every_setting_of_the_transformer_reaches_it() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("agent", "backward"), PAIRS)
+@pytest.mark.parametrize(("agent", "backward"), without(*POTENTIAL))
 def test_every_pair_steps_with_the_transformer_without_waiting_for_the_host(
     agent: str, backward: str, order: str
 ) -> None:
