@@ -127,8 +127,9 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
     config = trainer.config
     torch.set_num_threads(config.threads)
     size = sum(p.numel() for p in trainer.network.parameters())
+    sampler = "" if config.sampler == Config.sampler else f" and {config.sampler}"
     print(
-        f"{config.agent} with {config.backward} on {config.env} {config.env_kwargs}, "
+        f"{config.agent} with {config.backward}{sampler} on {config.env} {config.env_kwargs}, "
         f"{config.trajectories:,} trajectories, seed {config.seed}, {trainer.dag.device}, {size:,} weights "
         f"-> {folder.path}" + (f" (going on after {trainer.trajectories:,})" if trainer.iteration else ""),
         flush=True,
