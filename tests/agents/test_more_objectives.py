@@ -707,7 +707,9 @@ def test_agents_without_a_gradient_for_p_b_refuse_the_one_that_lives_on_it(agent
 
 def test_flows_that_know_a_part_of_the_reward_refuse_dags_that_know_none_and_modified_db_those_without_a_stop() -> None:
     for flow in (ForwardLookingFlow, StopFlow):
-        with pytest.raises(ValueError, match=r"needs Skips to offer log_potential\(\), which it does not: take another"):
+        with pytest.raises(
+            ValueError, match=r"needs Skips to offer log_potential\(\), which it does not: take another"
+        ):
             flow(SMALL["skips"]())
     with pytest.raises(ValueError, match=r"^--agent mdb needs Subsets to have a stop action that is legal everywhere"):
         StopFlow(SMALL["subsets"]())
