@@ -25,10 +25,7 @@ LAWFUL = [
 ]
 """Every agent with every backward policy that it accepts."""
 _MANY = ("db", "mdqn")
-PAIRS = [
-    pytest.param(*pair, marks=() if pair[0] in _MANY or pair[1] in ("naive", "tlm") else pytest.mark.slow)
-    for pair in LAWFUL
-]
+PAIRS = [pytest.param(*pair, marks=() if pair[0] in _MANY or pair[1] == "tlm" else pytest.mark.slow) for pair in LAWFUL]
 """The same for `parametrize`: every agent and every backward policy is among the quick ones."""
 POTENTIAL = ("fl-db", "fl-subtb", "mdb")
 """The agents that need an environment with `log_potential`."""
