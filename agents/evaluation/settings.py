@@ -25,5 +25,8 @@ class EvaluationSettings(Settings):
     """Objects of the test set used, evenly spread over it; 0 uses all."""
     test_rollouts: Annotated[int, Bounds(1, 10**6)] = 10
     """Backward rollouts for each object's log P_theta."""
+    slack_objects: Annotated[int, Bounds(0, 10**7)] = 64
+    """Fresh objects that the slack is estimated on where it is not exact, as often as the correlation; 0 leaves it
+    out."""
     samples: Annotated[int, Bounds(0, 10**7)] = 1000
     """Fresh molecules of the final policy in samples.csv, with their log P_theta; 0 writes none."""

@@ -54,12 +54,12 @@ class SlackMetrics(Metric):
         self.evaluations += 1
         every = self.context.settings.test_every
         due = bool(every) and (last or self.evaluations % every == 0)
-        return self._estimated(gflownet) if due and self.context.settings.elbo_samples else {}
+        return self._estimated(gflownet) if due and self.context.settings.slack_objects else {}
 
     def _estimated(self, gflownet: GFlowNet) -> dict[str, float]:
         """Return the figures of fresh trajectories; `log P_T(x)` of each object is estimated by backward rollouts."""
         dag, settings, generator = self.context.dag, self.context.settings, self.generator
-        batch = rollout(dag, gflownet.policy(), dag.reset(settings.elbo_samples), generator)
+        batch = rollout(dag, gflownet.policy(), dag.reset(settings.slack_objects), generator)
         log_pt = log_likelihood(gflownet, batch.terminal_states, settings.test_rollouts, generator)
         # P_F counts actions by slot, and so the probability of the class by |Aut| more.
         log_pt = log_pt + dag.log_symmetry(batch.terminal_states)

@@ -75,6 +75,7 @@ def training(agent: str, backward: str, options: Options) -> None:
     values: dict[str, Any] = {
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
+        "eval.slack_objects": 0,
         "device": options.device,
         "env_kwargs": options.env_kwargs,
         "learning_starts": 0,

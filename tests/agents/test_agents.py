@@ -324,6 +324,7 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "eval.window": ("db", "uniform", {"eval.max_exact_edges": 1000}, 20),
     "eval.max_exact_edges": ("db", "uniform", {}, 1000),
     "eval.elbo_samples": ("db", "uniform", {}, 7),
+    "eval.slack_objects": ("db", "uniform", BITS, 7),
     "eval.test_every": ("db", "uniform", BITS, 0),
     "eval.test_objects": ("db", "uniform", BITS, 9),
     "eval.test_rollouts": ("db", "uniform", BITS, 3),

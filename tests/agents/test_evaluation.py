@@ -48,6 +48,7 @@ def _trainer(dag: DAG | None = None, backward: str = "tlm", **values: Any) -> Tr
         "eval_every": 2,
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
+        "eval.slack_objects": 0,
         "eval.test_every": 0,
     }
     named = {k.replace("__", "."): v for k, v in values.items()}
@@ -210,7 +211,13 @@ def test_the_elbo_is_measured_only_if_asked_and_lies_below_log_z() -> None:
 
 @pytest.mark.parametrize("pending", [True, False])
 def test_an_evaluator_goes_on_after_loading_as_if_never_saved(pending: bool) -> None:
-    values = {"eval__elbo_samples": 8, "eval__test_every": 2, "eval__test_rollouts": 1, "eval__max_exact_edges": 10_000}
+    values = {
+        "eval__elbo_samples": 8,
+        "eval__slack_objects": 8,
+        "eval__test_every": 2,
+        "eval__test_rollouts": 1,
+        "eval__max_exact_edges": 10_000,
+    }
     one, two = _trainer(**values), _trainer(**values)
     batches = _rare(_dag(), range(12))
     for batch in batches[:6]:
@@ -244,7 +251,9 @@ def test_evaluators_with_equal_seeds_agree_and_others_differ() -> None:
 
 
 def test_the_bound_draws_its_random_numbers_before_the_correlation() -> None:
-    trainer = _trainer(eval__elbo_samples=8, eval__test_every=1, eval__test_rollouts=2, eval__test_objects=5)
+    trainer = _trainer(
+        eval__elbo_samples=8, eval__slack_objects=8, eval__test_every=1, eval__test_rollouts=2, eval__test_objects=5
+    )
     found, generator = trainer.evaluator.evaluate(trainer.agent), make_generator(trainer.dag.device, 2)
     assert found["elbo"] == float(elbo(trainer.agent, 8, generator))
     kept = _correlation(trainer).test_set
@@ -331,7 +340,7 @@ def test_a_metric_that_cannot_be_had_is_an_error_that_says_why(name: str, messag
 
 
 def test_what_is_measured_depends_on_what_can_be_looked_at() -> None:
-    settings = EvaluationSettings(elbo_samples=4, test_every=1, test_rollouts=1, test_objects=4)
+    settings = EvaluationSettings(elbo_samples=4, slack_objects=4, test_every=1, test_rollouts=1, test_objects=4)
     dag = _dag()
 
     def names(gflownet: GFlowNet | None) -> set[str]:

@@ -48,6 +48,7 @@ def settings(env: str, agent: str = "db", backward: str = "tlm") -> Config:
         "eval.test_rollouts": 2,
         "eval.samples": 20,
         "eval.elbo_samples": 4,
+        "eval.slack_objects": 4,
         "eval.max_exact_edges": 0,
     }
     return with_values(usual(env, agent, backward), changes)

@@ -63,7 +63,7 @@ def test_the_estimate_bounds_the_exact_slack_from_above_and_comes_near_it(
 ) -> None:
     env, env_kwargs = case
     settings = {"env_kwargs": json.dumps(env_kwargs), "device": "cpu", "backward.zero_init": False}
-    settings |= {"eval.max_exact_edges": 0, "eval.elbo_samples": samples, "eval.test_rollouts": walks}
+    settings |= {"eval.max_exact_edges": 0, "eval.slack_objects": samples, "eval.test_rollouts": walks}
     config = with_values(usual(env, "db", "tlm"), settings)
     dag = make_dag(config)
     model = build_model(config, dag)

@@ -179,6 +179,7 @@ def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(a
         "eval_every": 500,
         "eval.test_every": 0,
         "eval.elbo_samples": 0,
+        "eval.slack_objects": 0,
         "network.width": 32,
         "network.layers": 2,
     }
