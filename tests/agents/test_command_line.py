@@ -243,7 +243,7 @@ EFFECTS: dict[str, tuple[list[str], str | bool | None]] = {
     "eval.window": (DEFAULT, "10"),
     "eval.max_exact_edges": (DEFAULT, "0"),
     "eval.elbo_samples": (DEFAULT, "7"),
-    "eval.slack_objects": (BITS, "7"),
+    "eval.slack_objects": ([*BITS, "--eval.max-exact-edges", "0"], "7"),
     "eval.test_every": (BITS, "0"),
     "eval.test_objects": (BITS, "9"),
     "eval.test_rollouts": (BITS, "3"),
