@@ -31,7 +31,7 @@ from gfn_envs.envs.qm9.encoding import (
     types_and_orders,
 )
 from gfn_envs.envs.qm9.gap import CHUNK, GapNetwork, bond_labels, load_gap_network
-from gfn_envs.errors import integer_at_least
+from gfn_envs.errors import integer_at_least, reading_packaged
 from gfn_envs.views import GraphView
 
 if TYPE_CHECKING:
@@ -224,12 +224,8 @@ class QM9(MoleculeDAG):
 
     @cached_property
     def _known(self) -> Tensor:
-        try:
+        with reading_packaged(KNOWN, "the keys of QM9", SafetensorError):
             return load_file(KNOWN)["keys"].to(self.device)
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ValueError(
-                f"{KNOWN}, the keys of QM9, is missing or damaged ({error}): reinstall gfn-envs."
-            ) from None
 
     def test_states(self) -> Tensor:
         """Return the test set: terminal states `[M, d]` of molecules of QM9 that did not train the gap network.

@@ -6,11 +6,11 @@ A row and its reverse are one molecule unless they hold a block with different e
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from gfn_envs.envs.qm9blocks.blocks import BLOCKS, LENGTH, SAME_BACKWARDS
+from gfn_envs.errors import reading_packaged
 
 GAPS = Path(__file__).with_name("gaps.npz")
 UNIT = 1e-5
@@ -74,8 +74,5 @@ def load_gaps() -> np.ndarray:
 
     Raises `ValueError` where the file is missing or damaged.
     """
-    try:
-        with np.load(GAPS) as file:
-            return unpack(dict(file))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{GAPS}, the gaps, is missing or damaged ({error}): reinstall gfn-envs.") from None
+    with reading_packaged(GAPS, "the gaps"), np.load(GAPS) as file:
+        return unpack(dict(file))

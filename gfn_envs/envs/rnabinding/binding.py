@@ -10,9 +10,10 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
+
+from gfn_envs.errors import reading_packaged
 
 LETTERS = "ACGU"
 TABLED = 8
@@ -92,9 +93,6 @@ def load_energies(target: int) -> tuple[np.ndarray, float]:
 
     Both are in kcal/mol, float64 `[4^8]` and a float. Raises `ValueError` where the file is missing or damaged.
     """
-    try:
-        with np.load(ENERGIES) as file:
-            units = file["highest"] - file["below"][target].astype(np.int64)
-            return units * UNIT, float(file["least"][target] * UNIT)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{ENERGIES}, the energies, is missing or damaged ({error}): reinstall gfn-envs.") from None
+    with reading_packaged(ENERGIES, "the energies"), np.load(ENERGIES) as file:
+        units = file["highest"] - file["below"][target].astype(np.int64)
+        return units * UNIT, float(file["least"][target] * UNIT)

