@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.evaluation.estimates import flow_consistency, log_likelihood
 from agents.evaluation.gflownet import GFlowNet
-from agents.evaluation.metric import Column, Context, Drawer, Metric
+from agents.evaluation.metric import Column, Context, CostlyMetric, Drawer
 from gfn_envs.abilities import HasTestSet
 from gfn_envs.metrics import pearson, spearman
 
@@ -19,7 +19,7 @@ SETS, SET_SIZE = 256, 8
 """The sets of test objects that FCS looks at."""
 
 
-class CorrelationMetrics(Metric):
+class CorrelationMetrics(CostlyMetric):
     """The correlation of log P_theta with log R over the environment's test set, and FCS, every so many evaluations.
 
     Where the law that is sampled is R/|Aut|, log R stands for its log.
@@ -38,7 +38,6 @@ class CorrelationMetrics(Metric):
             )
         self._test_states = dag.test_states
         self.test_set: dict[str, Tensor] = {}
-        self.evaluations = 0
 
     def columns(self) -> dict[str, Column]:
         panel = "correlation of log P and log R on the test set"
@@ -52,11 +51,7 @@ class CorrelationMetrics(Metric):
 
     def compute(self, gflownet: GFlowNet | None, last: bool) -> dict[str, float]:
         """Return the figures in their turn, and whenever it is the last."""
-        if gflownet is None or not gflownet.stochastic:
-            return {}
-        self.evaluations += 1
-        every = self.context.settings.test_every
-        if not every or not (last or self.evaluations % every == 0):
+        if gflownet is None or not gflownet.stochastic or not self.due(last):
             return {}
         started = time.perf_counter()
         states, log_reward = self._chosen
@@ -82,10 +77,11 @@ class CorrelationMetrics(Metric):
         return {"correlation": lambda: scatter(self.test_set)} if self.test_set else {}
 
     def state_dict(self) -> dict:
-        return {"test_set": self.test_set, "evaluations": self.evaluations}
+        return {**super().state_dict(), "test_set": self.test_set}
 
     def load_state_dict(self, state: dict) -> None:
-        self.test_set, self.evaluations = state["test_set"], state["evaluations"]
+        super().load_state_dict(state)
+        self.test_set = state["test_set"]
 
 
 def spread(n: int, count: int) -> Tensor:

@@ -195,3 +195,23 @@ class Metric(ABC):
 
     def load_state_dict(self, state: dict) -> None:  # noqa: B027
         """Restore what `state_dict` returned."""
+
+
+class CostlyMetric(Metric):
+    """A metric that has its turn every `--eval.test-every` evaluations, and at the last one."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.evaluations = 0
+
+    def due(self, last: bool) -> bool:
+        """Count one more evaluation, and return whether the figures are due."""
+        self.evaluations += 1
+        every = self.context.settings.test_every
+        return bool(every) and (last or self.evaluations % every == 0)
+
+    def state_dict(self) -> dict:
+        return {"evaluations": self.evaluations}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.evaluations = state["evaluations"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.evaluation.estimates import log_likelihood, log_probs
 from agents.evaluation.gflownet import FixedPolicy, GFlowNet
-from agents.evaluation.metric import Column, Context, Metric
+from agents.evaluation.metric import Column, Context, CostlyMetric
 from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import rollout
 from gfn_envs.exact import Enumeration
@@ -22,7 +22,7 @@ from gfn_envs.exact import Enumeration
 PANEL = "slack: what P_B leaves between trajectories and objects (nats)"
 
 
-class SlackMetrics(Metric):
+class SlackMetrics(CostlyMetric):
     """The slack under the run's own P_B and under the uniform one, and the entropy of P_B relative to the uniform's.
 
     It is exact where the DAG is enumerated. Elsewhere it is estimated from fresh trajectories, as rarely as the
@@ -32,7 +32,6 @@ class SlackMetrics(Metric):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.evaluations = 0
         # Random numbers of its own, so that the other estimates are what they are without it.
         self.generator = make_generator(context.dag.device, 0)
 
@@ -51,10 +50,7 @@ class SlackMetrics(Metric):
             return {}
         if self.context.enumeration:
             return exact_slack(self.context.enumeration, gflownet)
-        self.evaluations += 1
-        every = self.context.settings.test_every
-        due = bool(every) and (last or self.evaluations % every == 0)
-        return self._estimated(gflownet) if due and self.context.settings.slack_objects else {}
+        return self._estimated(gflownet) if self.due(last) and self.context.settings.slack_objects else {}
 
     def _estimated(self, gflownet: GFlowNet) -> dict[str, float]:
         """Return the figures of fresh trajectories; `log P_T(x)` of each object is estimated by backward rollouts."""
@@ -71,10 +67,10 @@ class SlackMetrics(Metric):
         }
 
     def state_dict(self) -> dict:
-        return {"evaluations": self.evaluations, "generator": get_state(self.generator)}
+        return {**super().state_dict(), "generator": get_state(self.generator)}
 
     def load_state_dict(self, state: dict) -> None:
-        self.evaluations = state["evaluations"]
+        super().load_state_dict(state)
         set_state(self.generator, state["generator"])
 
 
