@@ -79,13 +79,18 @@ class Balance(Agent):
     def log_z(self) -> Tensor:
         return self.flow(self.network(self.dag.reset(1)))[0].detach()
 
-    def terms(self, trajectories: Trajectories) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the losses take: `log_flow [B, T + 1]`, `log_pf [B, T]`, `log_pb [B, T]`, `mask [B, T]`."""
+    def terms(
+        self, trajectories: Trajectories, outputs: Outputs | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what the losses take: `log_flow [B, T + 1]`, `log_pf [B, T]`, `log_pb [B, T]`, `mask [B, T]`.
+
+        `outputs` are the network's at the trajectories' rows, for who reads more of them.
+        """
         rows = trajectories.rows
-        outputs = self.network(rows.states)
-        log_flow = torch.where(rows.has_action, self.flow(outputs), rows.log_reward)
-        log_pf = log_prob(outputs.forward_logits, self.dag.action_mask(rows.states), rows.actions)
-        log_pb = self.backward.log_prob(outputs, rows.backward_actions)
+        here: Outputs = self.network(rows.states) if outputs is None else outputs
+        log_flow = torch.where(rows.has_action, self.flow(here), rows.log_reward)
+        log_pf = log_prob(here.forward_logits, self.dag.action_mask(rows.states), rows.actions)
+        log_pb = self.backward.log_prob(here, rows.backward_actions)
         return rows.pad(log_flow), rows.pad(log_pf)[:, :-1], rows.pad(log_pb)[:, 1:], trajectories.mask
 
     def losses(self, trajectories: Trajectories) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.backward import Backward
-from agents.networks.base import Heads, Network
+from agents.networks.base import Heads, Outputs
 from agents.objectives.balance import Balance, NetworkFlow
 from agents.objectives.base import Agent, AgentSettings
 from agents.objectives.losses import advantages, detailed_balance
@@ -30,22 +30,14 @@ from gfn_envs.dag import DAG
 class PolicyGradient(Balance):
     """`-A log P_F` for P_F and `(log F - (A + log F))^2 / 2` for the value log F, on fresh trajectories only.
 
-    Args:
-        gae_lambda: of the advantages A, see `advantages`.
-        value_weight: weight of the value's loss.
+    `settings` say how the advantages A look ahead (`advantages`), and what the value's loss weighs.
     """
 
     def __init__(
-        self,
-        dag: DAG,
-        network: Network,
-        backward: Backward,
-        optimizer: Optimizer,
-        gae_lambda: float,
-        value_weight: float,
+        self, parts: Parts, backward: Backward, optimizer: Optimizer, settings: PolicyGradientSettings
     ) -> None:
-        super().__init__(dag, network, backward, NetworkFlow(), detailed_balance, True, optimizer)
-        self.gae_lambda, self.value_weight = gae_lambda, value_weight
+        super().__init__(parts.dag, parts.network, backward, NetworkFlow(), detailed_balance, True, optimizer)
+        self.gae_lambda, self.value_weight = settings.gae_lambda, settings.value_weight
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         log_flow, log_pf, log_pb, mask = self.terms(buffer.newest_fresh)
@@ -64,26 +56,12 @@ class PolicyGradient(Balance):
 class EntropicPPO(PolicyGradient):
     """`KL(P_F || P_F of before) - min(rho A, clip(rho) A)`, in several passes over the fresh trajectories.
 
-    Args:
-        epochs: passes over the batch.
-        minibatches: parts that a batch is cut into in each pass.
-        clip: how far the ratio rho of the new to the old P_F may move from 1.
+    rho is the ratio of the new to the old P_F.
     """
 
-    def __init__(
-        self,
-        dag: DAG,
-        network: Network,
-        backward: Backward,
-        optimizer: Optimizer,
-        gae_lambda: float,
-        value_weight: float,
-        epochs: int,
-        minibatches: int,
-        clip: float,
-    ) -> None:
-        super().__init__(dag, network, backward, optimizer, gae_lambda, value_weight)
-        self.epochs, self.minibatches, self.clip = epochs, minibatches, clip
+    def __init__(self, parts: Parts, backward: Backward, optimizer: Optimizer, settings: EntropicPPOSettings) -> None:
+        super().__init__(parts, backward, optimizer, settings)
+        self.epochs, self.minibatches, self.clip = settings.epochs, settings.minibatches, settings.clip
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         batch = buffer.newest_fresh
@@ -100,21 +78,22 @@ class EntropicPPO(PolicyGradient):
 
     def _before(self, part: Trajectories) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return log P_F, advantages and wanted values `[B, T]`, and log-probabilities of all actions `[M, A]`."""
-        log_flow, log_pf, log_pb, mask = self.terms(part)
+        outputs = self.network(part.rows.states)
+        log_flow, log_pf, log_pb, mask = self.terms(part, outputs)
         gained = advantages(log_flow, log_pf, log_pb, mask, self.gae_lambda)
-        return log_pf, gained, log_flow[:, :-1] + gained, self._log_probs(part)
+        return log_pf, gained, log_flow[:, :-1] + gained, self._log_probs(outputs)
 
-    def _log_probs(self, part: Trajectories) -> Tensor:
-        states = part.rows.states
-        return masked(self.network(states).forward_logits, self.dag.action_mask(states)).log_softmax(1)
+    def _log_probs(self, outputs: Outputs) -> Tensor:
+        return masked(outputs.forward_logits, self.dag.action_mask(outputs.states)).log_softmax(1)
 
     def _step(self, part: Trajectories, old: Tensor, gained: Tensor, wanted: Tensor, old_all: Tensor) -> Tensor:
         """Take one step on a part of the batch, and return its loss and the value's, `[2]`."""
-        log_flow, log_pf, _, mask = self.terms(part)
+        outputs = self.network(part.rows.states)
+        log_flow, log_pf, _, mask = self.terms(part, outputs)
         ratio = torch.where(mask, log_pf - old, 0.0).exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
         gain = torch.where(mask, torch.minimum(ratio * gained, clipped * gained), 0.0).sum() / mask.sum()
-        now = self._log_probs(part)
+        now = self._log_probs(outputs)
         moved = torch.where(part.rows.has_action.unsqueeze(1), now.exp() * (now - old_all), 0.0)
         value_loss = self.value_loss(log_flow, wanted, mask)
         loss = moved.sum() / mask.sum() - gain + self.value_weight * value_loss
@@ -140,8 +119,7 @@ class PolicyGradientSettings(AgentSettings):
         return self.optimizer(parts.network, parts.network.parameters_of("forward", "flow"))
 
     def build(self, parts: Parts, backward: Backward) -> Agent:
-        optimizer = self._optimizer(parts)
-        return PolicyGradient(parts.dag, parts.network, backward, optimizer, self.gae_lambda, self.value_weight)
+        return PolicyGradient(parts, backward, self._optimizer(parts), self)
 
 
 @dataclass(frozen=True)
@@ -156,6 +134,4 @@ class EntropicPPOSettings(PolicyGradientSettings):
     """How far the ratio of the new to the old policy may move from 1."""
 
     def build(self, parts: Parts, backward: Backward) -> Agent:
-        weights = (self.gae_lambda, self.value_weight)
-        passes = (self.epochs, self.minibatches, self.clip)
-        return EntropicPPO(parts.dag, parts.network, backward, self._optimizer(parts), *weights, *passes)
+        return EntropicPPO(parts, backward, self._optimizer(parts), self)
