@@ -194,6 +194,12 @@ class Config(RunSettings):
         return with_values(dataclasses.replace(chosen, **groups), values)
 
 
+def method_names(agent: str, backward: str, sampler: str) -> list[str]:
+    """Return what a method is called by: agent, backward policy, and the sampler unless it is the default one."""
+    names = [registry.bare(name) for name in (agent, backward, sampler)]
+    return names[:2] if sampler == Config.sampler else names
+
+
 CHOICES = {
     "agent": registry.AGENTS,
     "backward": registry.BACKWARD,

@@ -212,7 +212,7 @@ def load(path: str | Path, device: str = "auto") -> TrainedPolicy:
         raise RunFileError(f"{file} is damaged or no policy of this project ({_first_line(error)}).") from None
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         raise RunFileError(f"{file} is not a policy that this version reads (it says {about.get('format')!r}).")
-    if about.get("checksum", _checksum(tensors)) != _checksum(tensors):
+    if "checksum" in about and about["checksum"] != _checksum(tensors):
         raise RunFileError(f"{file} is damaged (wrong checksum of the weights).")
     try:
         config = Config.from_json(about["config"])

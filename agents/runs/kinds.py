@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.config import CHOICES, Config, RunSettings, check_config, usual
+from agents.config import CHOICES, Config, RunSettings, check_config, method_names, usual
 from agents.evaluation.evaluator import enumerate_within
 from agents.policy import load as load_policy
-from agents.registry import bare
 from gfn_envs.exact import Enumeration
 from gfn_envs.registry import load
 
@@ -109,8 +108,7 @@ class AgentRun(RunKind):
     script = "agents/run.py"
 
     def row(self, values: Mapping[str, Any]) -> str:
-        names = [bare(str(values[kind])) for kind in ("agent", "backward", "sampler")]
-        return " + ".join(names[:2] if names[2] == Config.sampler else names)
+        return " + ".join(method_names(*(str(values[kind]) for kind in ("agent", "backward", "sampler"))))
 
     def planned(self, method: str, task: Task) -> Config:
         agent, backward, *others = method.split("+")

@@ -20,7 +20,7 @@ import tyro
 
 from agents import registry
 from agents.build import build_trainer
-from agents.config import Config, usual
+from agents.config import Config, method_names, usual
 from agents.model import make_dag
 from agents.runs import command, listing, report
 from agents.runs.folder import RunFolder
@@ -118,8 +118,7 @@ def open_run(options: Options) -> tuple[RunFolder[Config], Trainer]:
 
 def method_of(config: Config) -> str:
     """Return the method's part of a run's default folder name, such as "mdqn-tlm" or "tb-tlm-replay"."""
-    names = [registry.bare(name) for name in (config.agent, config.backward, config.sampler)]
-    return "-".join(names[:2] if config.sampler == Config.sampler else names)
+    return "-".join(method_names(config.agent, config.backward, config.sampler))
 
 
 def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
