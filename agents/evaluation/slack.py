@@ -19,7 +19,7 @@ from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import rollout
 from gfn_envs.exact import Enumeration
 
-PANEL = "slack: what P_B leaves between trajectories and objects (nats)"
+PANEL = "slack that P_B leaves (nats a trajectory)"
 
 
 class SlackMetrics(CostlyMetric):
