@@ -20,7 +20,7 @@ class BaselineRun(RunKind):
     """A run of `baselines/run.py`; a sweep names it ALGO, with :REWARD_MODE if that is not the default."""
 
     settings = BaselineConfig
-    script = "baselines/run.py"
+    main = "baselines.train:main"
     yardstick = True
 
     def row(self, values: Mapping[str, Any]) -> str:
@@ -29,7 +29,7 @@ class BaselineRun(RunKind):
 
     def planned(self, method: str, task: Task) -> BaselineConfig:
         algo, mode = _parted(method)
-        config = dataclasses.replace(usual(task.env, algo), **task.values())
+        config = task.applied(usual(task.env, algo), lambda config: 1)
         if mode:
             config = dataclasses.replace(config, reward_mode=mode)
         check_config(config)

@@ -123,7 +123,7 @@ def train(options: Options, folder: RunFolder[BaselineConfig], trainer: Trainer)
 
     def close(finished: bool) -> list[Path]:
         trainer.baseline.save_model(folder.path)
-        pictures = report.draw(folder, trainer)
+        pictures = report.draw(folder, trainer) if options.pictures else []
         if finished:
             report.write_tables(folder, trainer)
             folder.write_summary(command.summary(trainer, ("algo", "reward_mode", "env", "seed")))

@@ -35,7 +35,7 @@ class MLPTorso(nn.Module):
             bound = 1 / math.sqrt(inputs)
             self.weights.append(nn.Parameter(torch.empty(inputs, outputs).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
-        self.register_buffer("starts", torch.tensor([0, *nvec[:-1]]).cumsum(0), persistent=False)
+        self.register_buffer("starts", torch.tensor([0, *itertools.accumulate(nvec[:-1])]), persistent=False)
 
     def forward(self, states: Tensor) -> Tensor:
         return self.layers()(states)

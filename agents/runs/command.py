@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import platform
 import re
 import resource
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Protocol, TypeVar
@@ -48,6 +51,8 @@ class RunOptions:
     """Also log to TensorBoard, into the run's folder."""
     progress: FLAG = True
     """Show no progress bar."""
+    pictures: FLAG = True
+    """Draw no pictures."""
 
 
 class Trainable(Run, Protocol):
@@ -248,7 +253,8 @@ def follow(
         folder.save(run)
         print(report.table(run.history, run.columns()), flush=True)
         pictures = close(finished)
-    print("pictures: " + ", ".join(str(path) for path in pictures))
+    if pictures:
+        print("pictures: " + ", ".join(str(path) for path in pictures))
     if not finished:
         print(f"stopped after {run.trajectories:,} trajectories; go on with --resume {folder.path}", file=sys.stderr)
         return 128 + signals.received
@@ -256,7 +262,7 @@ def follow(
 
 
 def summary(run: Run, names: Iterable[str]) -> dict[str, Any]:
-    """Return the last metrics, the settings called `names`, peak memory, and the versions of Python and torch."""
+    """Return the last metrics, the settings called `names`, peak memory, and on what and by which code it ran."""
     return {
         **run.history[-1],
         **{name: getattr(run.config, name) for name in names},
@@ -264,7 +270,22 @@ def summary(run: Run, names: Iterable[str]) -> dict[str, Any]:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "version": metadata.version("gfn-envs"),
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """Return the commit of this code with a plus if files differ from it; nothing outside a Git repository."""
+    root = Path(__file__).resolve().parents[2]
+    words = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def execute(

@@ -8,22 +8,23 @@ needs, such as another library, is imported by `learned`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from agents.config import CHOICES, Config, RunSettings, check_config, method_names, usual
+from agents.config import CHOICES, Config, RunSettings, check_config, method_names, usual, with_values
 from agents.evaluation.evaluator import enumerate_within
 from agents.policy import load as load_policy
 from gfn_envs.exact import Enumeration
 from gfn_envs.registry import load
+
+Settings = TypeVar("Settings", bound=RunSettings)
 
 PACKAGES = ("agents", "baselines")
 """Kinds are looked up only in these packages, so that a stranger's file cannot choose what is imported."""
@@ -41,6 +42,8 @@ class Task:
     """Keyword arguments of the environment as JSON."""
     preset: str
     """Named defaults of the agents' runs."""
+    network: str
+    """Network of an agent's run where its method names none."""
     metrics: tuple[str, ...]
     """Metrics besides the usual ones."""
     trajectories: int
@@ -49,15 +52,23 @@ class Task:
     """Evaluations of each run."""
     seed: int
     """Seed of this run."""
+    device: str = "cpu"
+    """Where to compute."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of this run by dotted name."""
 
-    def values(self, batch_size: int = 1) -> dict[str, Any]:
-        """Return the task as settings by name, for a run with `batch_size` trajectories per iteration.
+    def applied(self, config: Settings, batch_size: Callable[[Settings], int]) -> Settings:
+        """Return `config` with the values of the task; `batch_size` tells the trajectories per iteration of a run.
 
-        A sweep has many runs, so each uses one CPU thread.
+        A sweep has many runs, so each uses one CPU thread. Raises `ValueError` for an unknown name or a wrong value.
         """
-        own = {name: getattr(self, name) for name in ("env_kwargs", "metrics", "trajectories", "seed")}
-        every = -(-self.trajectories // (batch_size * self.evaluations))
-        return {**own, "eval_every": every, "threads": 1, "device": "cpu"}
+        for name in ("trajectories", "evaluations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        own = {name: getattr(self, name) for name in ("env_kwargs", "metrics", "trajectories", "seed", "device")}
+        config = with_values(config, {**own, "threads": 1, **self.settings})
+        every = -(-self.trajectories // (batch_size(config) * self.evaluations))
+        return with_values(config, {"eval_every": every, **self.settings})
 
 
 class Learned(NamedTuple):
@@ -79,13 +90,13 @@ class RunKind(ABC):
 
     Attributes:
         settings: the class of the run's settings.
-        script: the script that starts the run, a path in the repository.
+        main: the command line that starts or resumes the run, as `"module:function"`.
         yardstick: whether other runs are compared with runs of this kind. If so, they come last and their curves are
             dashed.
     """
 
     settings: type[RunSettings]
-    script: str
+    main: str
     yardstick: bool = False
 
     @abstractmethod
@@ -105,16 +116,16 @@ class AgentRun(RunKind):
     """A run of `agents/run.py`; a sweep names it AGENT+BACKWARD, to which +SAMPLER and +NETWORK may be added."""
 
     settings = Config
-    script = "agents/run.py"
+    main = "agents.runs.train:main"
 
     def row(self, values: Mapping[str, Any]) -> str:
         return " + ".join(method_names(*(str(values[kind]) for kind in ("agent", "backward", "sampler"))))
 
     def planned(self, method: str, task: Task) -> Config:
         agent, backward, *others = method.split("+")
-        chosen = {_kind_of(name): name for name in others}
+        chosen = {"network": task.network, **{_kind_of(name): name for name in others}}
         config = usual(task.env, agent, backward, preset=task.preset, **chosen)
-        config = dataclasses.replace(config, **task.values(config.batch_size))
+        config = task.applied(config, lambda config: config.batch_size)
         check_config(config)
         return config
 

@@ -36,6 +36,17 @@ class FolderLock:
             self.release()
             raise OSError(f"cannot lock {self.folder}: {error.strerror or error}") from error
 
+    def is_taken(self) -> bool:
+        """Return whether a process has the folder; another one may take it right afterwards."""
+        if not self.file.exists():
+            return False
+        try:
+            self.take()
+        except ValueError:
+            return True
+        self.release()
+        return False
+
     def _owner(self) -> str:
         words = self.file.read_text(errors="replace").split() if self.file.exists() else []
         return f"process {words[0]} on {words[1]}" if len(words) > 1 else "another process"

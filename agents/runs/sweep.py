@@ -1,55 +1,73 @@
-"""Run many methods with many seeds, a few at a time: python agents/sweep.py --out runs/compare.
+"""Run a suite of methods, environments and seeds, some at a time: python agents/sweep.py SUITE.
 
-Each run is a process of agents/run.py or baselines/run.py with its own folder. A sweep that is started again skips
-finished runs and continues the others.
+A suite that is started again skips finished runs and goes on with the others.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-import re
+import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
-from agents.config import RunSettings, json_object
-from agents.runs import command
-from agents.runs.folder import RunFolder, write_atomically
-from agents.runs.kinds import AGENT, BASELINE, RunKind, Task, find_kind
+from agents.config import json_object
+from agents.runs import command, suite
+from agents.runs.engines import Engine, Local
 from agents.runs.lock import FolderLock
+from agents.runs.suite import Cell, log_file
 from gfn_envs.registry import find
 
-ROOT = Path(__file__).resolve().parents[2]
-HELP = """Run methods with several seeds for the same number of trajectories, some at a time.
+HELP = """Run a suite: methods with several seeds on some environments, each for the same number of trajectories.
 
-A method is AGENT+BACKWARD of agents/run.py, to which +SAMPLER and +NETWORK may be added, or an --algo of
+A SUITE is one of the project's own or a TOML file (docs/suites.md). Without one, the options below make a suite of one
+environment. A method is AGENT+BACKWARD of agents/run.py, to which +SAMPLER and +NETWORK may be added, or an --algo of
 baselines/run.py, with defaults for the environment; a reward mode other than the default follows a colon. Each name may
 be MODULE:NAME, which first imports the module that registers it.
 
-  python agents/sweep.py --out runs/compare
+  python agents/sweep.py tiny --jobs 2
+  python agents/sweep.py tiny --list
+  python agents/sweep.py tiny --only 'tiny/hypergrid-*/mdqn+*'
+  python agents/sweep.py tiny --shard 3/8
+  python agents/sweep.py my_suite.toml --engine ray --address auto
   python agents/sweep.py --methods mdqn+tlm maskable_ppo maskable_ppo:soft mcmc --seeds 0 1 --out runs/few
-  python agents/sweep.py --methods my_module:mine+tlm mdqn+my_module:my_backward --out runs/mine
 
-Started again with the same settings, it skips finished runs and goes on with the others. Beside a run's folder,
-NAME.json has the settings that it was started with, and NAME.log what it prints. Then:
-  python agents/compare.py runs/compare --out runs/compare/report"""
+Started again, it skips finished runs, goes on with the others from their checkpoints, and tries failed ones once more.
+Several sweeps may share a folder. A run's folder is ENVIRONMENT/METHOD/SEED; beside it, SEED.json has the settings that
+it was started with, and SEED.log what it prints. Then:
+  python agents/compare.py runs/few --out runs/few/report
+  python agents/results.py tiny
+
+The project's own suites: {suites}"""
+
+TRIES = 2
+"""How often a run that fails is started in one sweep."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to run."""
+    """What to run, and where."""
 
-    methods: tuple[str, ...] = (
-        "mdqn+tlm", "db+tlm", "tb+uniform", "maskable_ppo", "maskable_ppo:soft", "ppo", "dqn", "random", "mcmc",
-    )  # fmt: skip
+    suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = ""
+    """Name of a suite, or a TOML file; without one, the options --methods to --device say what to run."""
+    only: tuple[str, ...] = ()
+    """Ids of the runs to do, or patterns of them such as 'tiny/hypergrid-*'."""
+    shard: str = ""
+    """I/N: do only the I-th of N parts of the runs, such as 1/4."""
+    list: command.FLAG = False
+    """Show the runs and how far they are, and stop."""
+    print: command.FLAG = False
+    """Print a command for each run that is not finished, and stop; a scheduler can run them in any order."""
+    methods: tuple[str, ...] = ("mdqn+tlm", "tb+uniform", "random")
     """AGENT+BACKWARD[+SAMPLER][+NETWORK], or a baseline, with :REWARD_MODE if that is not the default."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each method."""
@@ -65,131 +83,257 @@ class Options:
     """Trajectories of each run."""
     evaluations: int = 6
     """Evaluations of each run."""
-    jobs: int = 2
-    """Number of runs at a time, with one thread each."""
-    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/compare"
-    """Folder for the folders of the runs."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to compute."""
+    engine: Literal["local", "ray"] = "local"
+    """What runs them: processes of this machine, or Ray, on this machine or a cluster."""
+    jobs: int = 0
+    """Number of runs at a time, with one thread each; 0 is one for each core, and no limit with Ray."""
+    address: str = ""
+    """Address of the Ray cluster, such as auto or ray://HOST:10001; without one Ray starts on this machine."""
+    gpus_per_cell: float = 0.0
+    """Share of a GPU that Ray gives to each run, such as 0.25."""
+    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
+    """Folder for the folders of the runs, by default runs/SUITE; Ray's nodes must share it."""
     progress: command.FLAG = True
     """Show no progress bar."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: the name of its folder, its kind, and its settings."""
-
-    name: str
-    kind: RunKind
-    config: RunSettings
-
-    def command(self, out: Path) -> list[str] | None:
-        """Return the command that starts or resumes the run; None if it is finished.
-
-        Raises `ValueError` if the folder holds a run with other settings.
-        """
-        folder = RunFolder(out / self.name, self.kind.settings)
-        # Start a script: it finds this project's packages whatever is in the current folder.
-        argv = [sys.executable, str(ROOT / self.kind.script), "--no-progress"]
-        if not folder.config.exists():
-            return [*argv, "--config", str(self.settings_file(out)), "--out", str(folder.path)]
-        if other := self.config.differences(folder.read_config()):
-            told = ", ".join(f"{name} {there!r} instead of {here!r}" for name, (here, there) in other.items())
-            raise ValueError(f"{folder.path} holds a run with {told}: name another --out, or remove it.")
-        return None if folder.summary.exists() else [*argv, "--resume", str(folder.path)]
-
-    def settings_file(self, out: Path) -> Path:
-        """Return the file from which the run takes its settings; it lies beside its folder, which is not there yet."""
-        return out / f"{self.name}.json"
+OF_SUITE = ("methods", "seeds", "env", "env_kwargs", "preset", "metrics", "trajectories", "evaluations", "device")
+"""The options that make a suite."""
+UNNAMED = "sweep"
+"""The name of the suite that these options make."""
 
 
-def plan(options: Options) -> list[Job]:
-    """Return the jobs, with all methods for one seed before the next seed; `ValueError` for a wrong name or number."""
+def plan(options: Options) -> list[Cell]:
+    """Return all cells of the suite, wherever they run; `ValueError` for a wrong name or number."""
+    values = {name: getattr(options, name) for name in OF_SUITE}
+    if options.suite:
+        usual = Options()
+        if given := [name for name in OF_SUITE if values[name] != getattr(usual, name)]:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ValueError(f"{flags}: a suite says that itself. Leave it out, or change a copy of the suite's file.")
+        return suite.cells(*suite.read(options.suite))
     find(options.env)
-    json_object("--env-kwargs", options.env_kwargs)
-    for name in ("trajectories", "evaluations", "jobs"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
-    jobs = [_job(options, method, seed) for seed in options.seeds for method in options.methods]
-    if twice := [name for name, count in Counter(job.name for job in jobs).items() if count > 1]:
-        raise ValueError(f"--methods and --seeds name a run twice: {', '.join(twice)}.")
-    return jobs
+    env, env_kwargs = values.pop("env"), json_object("--env-kwargs", values.pop("env_kwargs"))
+    return suite.cells(UNNAMED, suite.of_one_environment(env, env_kwargs, **values))
 
 
-def _job(options: Options, method: str, seed: int) -> Job:
-    kind = find_kind(AGENT if "+" in method else BASELINE)
-    common = ("env", "env_kwargs", "preset", "metrics", "trajectories", "evaluations")
-    task = Task(**{name: getattr(options, name) for name in common}, seed=seed)
-    try:
-        config = kind.planned(method, task)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise ValueError(f"--methods {method}: {error}") from error
-    return Job(f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', method)}-seed{seed}", kind, config)
+def chosen(options: Options, cells: list[Cell]) -> list[Cell]:
+    """Return the cells that `--only` and `--shard` name; `ValueError` if these name none."""
+    cells = suite.only(cells, options.only)
+    if not options.shard:
+        return cells
+    part, slash, parts = options.shard.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"--shard must be like 1/4, the first of four parts, got {options.shard!r}.")
+    return cells[int(part) - 1 :: int(parts)]
+
+
+def state(cell: Cell, out: Path) -> str:
+    """Return how far a cell is: finished, running, failed, stopped after some trajectories, or waiting.
+
+    Raises `ValueError` if its folder holds a run with other settings.
+    """
+    folder = cell.folder(out)
+    if not folder.config.exists():
+        return "failed" if _failure(folder.path).exists() else "waiting"
+    if other := cell.config.differences(folder.read_config()):
+        told = ", ".join(f"{name} {there!r} instead of {here!r}" for name, (here, there) in other.items())
+        raise ValueError(f"{folder.path} holds a run with {told}")
+    if folder.summary.exists():
+        return "finished"
+    if folder.lock.is_taken():
+        return "running"
+    return "failed" if _failure(folder.path).exists() else "stopped"
+
+
+def _failure(folder: Path) -> Path:
+    """Return the file that stands beside the folder of a run that failed."""
+    return folder.with_name(f"{folder.name}.failed")
+
+
+def states(cells: list[Cell], out: Path) -> dict[Cell, str]:
+    """Return how far each cell is.
+
+    Raises `ValueError` that names the cells whose folders hold runs with other settings: the suite has changed.
+    """
+    found: dict[Cell, str] = {}
+    changed: list[str] = []
+    for cell in cells:
+        try:
+            found[cell] = state(cell, out)
+        except ValueError as error:
+            changed.append(str(error))
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise ValueError(f"{changed[0]}{more}: name another --out, or remove it.")
+    return found
 
 
 def sweep(options: Options) -> int:
-    """Run the jobs; return the exit code: 0, 1 if a run failed, 130 after Ctrl-C.
+    """Run the cells; return the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
+    cells = plan(options)
+    out = Path(options.out or f"runs/{cells[0].suite if cells else UNNAMED}")
+    wanted = chosen(options, cells)
+    found = states(wanted, out)
+    if options.list:
+        print(_listing(found, out))
+        return 0
+    if options.print:
+        print("\n".join(_command(options, cell, out) for cell, how in found.items() if how != "finished"))
+        return 0
+    if strays := suite.strays(out, cells):
+        print(f"{len(strays)} runs in {out} are not of this suite, such as {strays[0]}; they stay.", file=sys.stderr)
+    waiting = [cell for cell, how in found.items() if how != "finished"]
+    for cell in waiting:
+        if found[cell] == "waiting":
+            cell.write_settings(out)
+    engine = _engine(options)
+    try:
+        return _run(engine, waiting, len(wanted), out, options.progress)
+    finally:
+        engine.close()
 
-    Raises `ValueError` if another sweep runs in the folder.
-    """
-    jobs = plan(options)
-    with FolderLock(Path(options.out)):
-        return _sweep(options, jobs)
+
+def _engine(options: Options) -> Engine:
+    if options.engine == "local":
+        if options.address or options.gpus_per_cell:
+            raise ValueError("--address and --gpus-per-cell are for --engine ray.")
+        return Local(options.jobs or len(os.sched_getaffinity(0)))
+    from agents.runs.ray_engine import RayEngine
+
+    return RayEngine(options.jobs, options.address, options.gpus_per_cell)
 
 
-def _sweep(options: Options, jobs: list[Job]) -> int:
-    out = Path(options.out)
-    commands = {job.name: job.command(out) for job in jobs}
-    for job in jobs:
-        if not (out / job.name / "config.json").exists():
-            write_atomically(job.settings_file(out), (job.config.to_json() + "\n").encode())
-    waiting = deque((name, command) for name, command in commands.items() if command is not None)
-    running: dict[str, subprocess.Popen] = {}
-    failed: list[str] = []
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run", disable=not options.progress)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with bar:
-        try:
-            while waiting or running:
-                while waiting and len(running) < options.jobs:
-                    name, command = waiting.popleft()
-                    with (out / f"{name}.log").open("ab") as log:
-                        running[name] = subprocess.Popen(
-                            command, stdout=log, stderr=log, env=environment, start_new_session=True
-                        )
-                bar.set_postfix_str(", ".join(running))
-                time.sleep(0.2)
-                for name in [name for name, process in running.items() if process.poll() is not None]:
-                    bar.update(1)
-                    if running.pop(name).returncode:
-                        failed.append(name)
-                        tqdm.write(f"{name} failed: {_last_lines(out / f'{name}.log')}", file=sys.stderr)
-        except KeyboardInterrupt:
-            # The runs are in sessions of their own, so Ctrl-C reaches them only once, from here.
-            for process in running.values():
-                process.send_signal(signal.SIGTERM)
-            for process in running.values():
-                process.wait()
-            print("stopped; the same command goes on", file=sys.stderr)
-            return 130
-    if failed:
-        print(f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}", file=sys.stderr)
+class Progress:
+    """The bar of a sweep: how many cells are done, how many run, how many failed, and the time left."""
+
+    def __init__(self, total: int, done: int, shown: bool) -> None:
+        self._bar = tqdm(total=total, initial=done, unit="run", disable=not shown)
+        self._shown = ""
+        self.failed: list[str] = []
+
+    def show(self, running: list[Path]) -> None:
+        """Show how many run now."""
+        text = f"{len(running)} running, {len(self.failed)} failed"
+        if text != self._shown:
+            self._bar.set_postfix_str(text)
+            self._shown = text
+
+    def end(self) -> None:
+        """Count a run that has ended."""
+        self._bar.update(1)
+
+    def close(self) -> None:
+        """Leave the bar on the screen as it is."""
+        self._bar.close()
+
+
+def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: bool) -> int:
+    by_folder = {out / cell.name: cell for cell in cells}
+    waiting = deque(by_folder)
+    tries: Counter[Path] = Counter()
+    bar = Progress(total, total - len(cells), progress)
+    try:
+        while waiting or engine.running():
+            while waiting and engine.has_room():
+                folder = waiting.popleft()
+                tries[folder] += 1
+                _failure(folder).unlink(missing_ok=True)
+                engine.start(folder, by_folder[folder].config.kind)
+            bar.show(engine.running())
+            time.sleep(0.1)
+            for folder, code in engine.ended().items():
+                if code == 0:
+                    bar.end()
+                elif FolderLock(folder).is_taken():  # by another sweep: look again later
+                    tries[folder] -= 1
+                    waiting.append(folder)
+                elif code != WRONG_INPUT and tries[folder] < TRIES:
+                    waiting.append(folder)
+                else:
+                    bar.failed.append(by_folder[folder].id)
+                    bar.end()
+                    told = _told(folder, code)
+                    _failure(folder).write_text(told + "\n", encoding="utf-8")
+                    tqdm.write(f"{by_folder[folder].id} failed: {told}", file=sys.stderr)
+    except KeyboardInterrupt:
+        engine.stop()
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+    if bar.failed:
+        print(f"{len(bar.failed)} of {total} runs failed: {', '.join(bar.failed)}", file=sys.stderr)
         return 1
     return 0
 
 
-def _last_lines(log: Path, count: int = 3) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+WRONG_INPUT = 2
+"""The exit code of a run whose settings are wrong: it would end like this again."""
+
+
+def _told(folder: Path, code: int, count: int = 3) -> str:
+    """Return the last lines that a failed run printed, or the signal that killed it."""
+    if code < 0:
+        why = " (perhaps for want of memory: try fewer --jobs)" if -code == signal.SIGKILL else ""
+        return f"killed by signal {signal.Signals(-code).name}{why}"
+    log = log_file(folder)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return "\n".join(lines[-count:]) or f"exit code {code}"
+
+
+def _listing(found: dict[Cell, str], out: Path) -> str:
+    width = max((len(cell.id) for cell in found), default=0)
+    lines = [
+        f"{cell.id:{width}}  {how}{_reached(cell, out) if how not in ('waiting', 'finished') else ''}"
+        for cell, how in found.items()
+    ]
+    counts = ", ".join(f"{count} {how}" for how, count in Counter(found.values()).items())
+    return "\n".join([*lines, f"{len(found)} runs in {out}: {counts}"])
+
+
+def _reached(cell: Cell, out: Path) -> str:
+    """Return how many trajectories a run has behind it, as far as it was evaluated."""
+    metrics = cell.folder(out).metrics
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    return f" after {json.loads(lines[-1])['trajectories']:,} trajectories" if lines else ""
+
+
+def _command(options: Options, cell: Cell, out: Path) -> str:
+    """Return a command that does one cell, from wherever it is."""
+    own = dataclasses.replace(options, print=False, only=(cell.id,), shard="", jobs=1, out=str(out), progress=False)
+    usual, words = Options(), ["python", "agents/sweep.py", *([own.suite] if own.suite else [])]
+    for field in dataclasses.fields(Options):
+        value = getattr(own, field.name)
+        if field.name == "suite" or value == getattr(usual, field.name):
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        words += (
+            ["--no-progress"]
+            if field.name == "progress"
+            else [flag, *map(str, value if isinstance(value, tuple) else [value])]
+        )
+    return shlex.join(words)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (a run failed), 2 (wrong input), 130 (stopped)."""
     arguments = sys.argv[1:] if argv is None else argv
+    text = HELP.format(suites=", ".join(suite.names()))
     with command.cause_last():
-        options = tyro.cli(Options, args=arguments, prog="python agents/sweep.py", description=HELP)
+        options = tyro.cli(Options, args=arguments, prog="python agents/sweep.py", description=text)
     # A SIGTERM to this process must stop the runs too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return sweep(options)
-    except ValueError as error:
+    except KeyboardInterrupt:
+        print("stopped before the runs began", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of the listing has closed it
+        return 0
+    except (ValueError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -136,16 +136,18 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
     for name, reason in trainer.evaluator.left_out.items():
         print(f"metric {name} is left out: {reason}", file=sys.stderr)
     loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
-    return command.follow(folder, trainer, loggers, options.progress, lambda finished: close(folder, trainer, finished))
+    return command.follow(
+        folder, trainer, loggers, options.progress, lambda finished: close(folder, trainer, finished, options.pictures)
+    )
 
 
-def close(folder: RunFolder[Config], trainer: Trainer, finished: bool) -> list[Path]:
+def close(folder: RunFolder[Config], trainer: Trainer, finished: bool, pictures: bool = True) -> list[Path]:
     """Draw the pictures and return their paths; if the run is finished, also write its tables and summary."""
-    pictures = report.draw(folder, trainer)
+    drawn = report.draw(folder, trainer) if pictures else []
     if finished:
         report.write_tables(folder, trainer)
         folder.write_summary(command.summary(trainer, ("agent", "backward", "network", "env", "seed")))
-    return pictures
+    return drawn
 
 
 def _wanted_loggers(options: Options) -> dict[str, Callable[[RunFolder[Config], Config], Logger]]:

@@ -1,0 +1,102 @@
+"""Where the cells of a suite run: an engine starts them, tells how they ended, and stops them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from abc import ABC, abstractmethod
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from agents.runs.kinds import find_kind
+from agents.runs.suite import log_file, settings_file
+from gfn_envs.registry import load
+
+PRELOADED = ("agents.runs.train", "agents.evaluation.exact", "agents.evaluation.slack", "torch._dynamo")
+"""Modules that take seconds to import and that nearly every run imports; torch's optimizers need the last one."""
+
+
+class Engine(ABC):
+    """Runs cells, each given by its folder and its kind. What a cell prints goes into the log beside its folder."""
+
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Return whether another cell may be started."""
+
+    @abstractmethod
+    def start(self, folder: Path, kind: str) -> None:
+        """Start the cell, or go on with it."""
+
+    @abstractmethod
+    def ended(self) -> dict[Path, int]:
+        """Return the exit codes of the cells that have ended since the last call; a negative one is a signal."""
+
+    @abstractmethod
+    def running(self) -> list[Path]:
+        """Return the cells that have been started and have not ended."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Let the running cells write a checkpoint and end, and wait for that."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
+class Local(Engine):
+    """Processes of this machine, `jobs` at a time.
+
+    They are forked from a process that has imported torch already, and is otherwise empty.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        if jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, got {jobs}.")
+        self._jobs, self._processes = jobs, dict[Path, BaseProcess]()
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOADED))
+
+    def has_room(self) -> bool:
+        return len(self._processes) < self._jobs
+
+    def start(self, folder: Path, kind: str) -> None:
+        process = self._context.Process(target=_in_own_process, args=(folder, kind, dict(os.environ)))
+        process.start()
+        self._processes[folder] = process
+
+    def ended(self) -> dict[Path, int]:
+        codes = {folder: process.exitcode for folder, process in self._processes.items()}
+        codes = {folder: code for folder, code in codes.items() if code is not None}
+        for folder in codes:
+            self._processes.pop(folder).close()
+        return codes
+
+    def running(self) -> list[Path]:
+        return list(self._processes)
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.join()
+
+
+def _in_own_process(folder: Path, kind: str, environment: dict[str, str]) -> None:
+    # In a session of its own Ctrl-C does not reach it: the sweep stops it, once.
+    os.setsid()
+    os.environ.update(environment)
+    with log_file(folder).open("ab") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    sys.exit(run_cell(folder, kind))
+
+
+def run_cell(folder: Path, kind: str) -> int:
+    """Start the run whose settings lie beside `folder`, or go on with it; return its exit code."""
+    known = find_kind(kind)
+    if (folder / "summary.json").exists():
+        return 0
+    begun = (folder / "config.json").exists()
+    where = ["--resume", str(folder)] if begun else ["--config", str(settings_file(folder)), "--out", str(folder)]
+    return load(known.main)([*where, "--no-progress", "--no-pictures"])

@@ -1,0 +1,91 @@
+"""Ray as the engine of a sweep: the cells run as tasks on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from agents.runs.engines import Engine, run_cell
+from agents.runs.lock import FolderLock
+from agents.runs.loggers import require
+from agents.runs.suite import log_file
+
+RETRIES = 3
+"""How often Ray starts a cell again whose node or process has died."""
+PATIENCE = 60.0
+"""Seconds for which a cell that is started again waits for its dead predecessor to leave the folder."""
+
+
+class RayEngine(Engine):
+    """Ray tasks, one a cell.
+
+    Every node must reach the folder of the runs under the same path. Where a node dies, Ray starts its cells on
+    another one, and they go on from their last checkpoint.
+
+    Args:
+        jobs: number of cells at a time; 0 for as many as Ray places.
+        address: address of the cluster; `""` starts Ray on this machine.
+        gpus_per_cell: share of a GPU for each cell.
+
+    Raises `ValueError` if Ray is missing or there is no cluster at the address.
+    """
+
+    def __init__(self, jobs: int, address: str, gpus_per_cell: float) -> None:
+        require("ray")
+        import ray
+
+        self._ray, self._jobs = ray, jobs
+        self._tasks: dict[Any, Path] = {}
+        self._own = not ray.is_initialized()
+        try:
+            if self._own:
+                ray.init(address=address or None, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(
+                f"--address {address}: there is no Ray cluster ({str(error).strip().splitlines()[0]})."
+            ) from error
+        options = {"num_cpus": 1, "num_gpus": gpus_per_cell, "max_retries": RETRIES}
+        self._task = ray.remote(**options)(_as_task)
+
+    def has_room(self) -> bool:
+        return not self._jobs or len(self._tasks) < self._jobs
+
+    def start(self, folder: Path, kind: str) -> None:
+        self._tasks[self._task.remote(str(folder.resolve()), kind)] = folder
+
+    def ended(self) -> dict[Path, int]:
+        done, _ = (
+            self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if self._tasks else ([], [])
+        )
+        return {self._tasks.pop(task): self._code(task) for task in done}
+
+    def _code(self, task: Any) -> int:
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            print(error, file=sys.stderr)
+            return 1
+
+    def running(self) -> list[Path]:
+        return list(self._tasks.values())
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            self._ray.cancel(task)
+        self._ray.wait(list(self._tasks), num_returns=len(self._tasks))
+
+    def close(self) -> None:
+        if self._own:
+            self._ray.shutdown()
+
+
+def _as_task(folder: str, kind: str) -> int:
+    path, end = Path(folder), time.monotonic() + PATIENCE
+    while FolderLock(path).is_taken() and time.monotonic() < end:
+        time.sleep(0.5)
+    with log_file(path).open("a", encoding="utf-8") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            return run_cell(path, kind)
