@@ -21,7 +21,7 @@ train: .venv  ## the main job: Munchausen DQN with TLM on the 4-dimensional hype
 	$(BIN)/python agents/run.py --agent mdqn --backward tlm --trajectories 112000 --seed 3 --out runs/main --overwrite
 
 compare: .venv  ## agents, Stable-Baselines3, random and MCMC on the same hypergrid: runs/compare/report/report.html
-	$(BIN)/python agents/sweep.py --out runs/compare
+	$(BIN)/python agents/sweep.py compare
 	$(BIN)/python agents/compare.py runs/compare --out runs/compare/report
 
 test: check  ## style, types and the quick tests

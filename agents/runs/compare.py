@@ -23,7 +23,7 @@ from torch import Tensor
 from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import FixedPolicy
 from agents.evaluation.metric import Column, SideBySide
-from agents.runs import command, figures
+from agents.runs import command, figures, records
 from agents.runs.finished import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from agents.runs.folder import write_atomically
 from agents.runs.page import Section, markdown, web_page
@@ -35,12 +35,15 @@ from gfn_envs.exact import Enumeration
 
 HELP = """Compare finished runs of agents/run.py and baselines/run.py on one environment.
 
-A DIR is the folder of a run, or a folder of such folders. Runs that differ in the seed alone make one row: the mean
-over the seeds, with a 95 % bootstrap interval. All rows are measured at the same number of reward calls, the largest
-that every run has reached. What cannot be used is listed with the reason, in the report and on the screen.
+A DIR is the folder of a run, a folder with such folders in it, or results of a suite that come with the project: of
+results/tiny it takes the runs on the environment of the other runs, and results/tiny/bag is one environment of it. Runs
+that differ in the seed alone make one row: the mean over the seeds, with a 95 % bootstrap interval. All rows are
+measured at the same number of reward calls, the largest that every run has reached. What cannot be used is listed with
+the reason, in the report and on the screen.
 
   python agents/compare.py runs/compare --out runs/compare/report
-  python agents/compare.py runs/mine runs/ppo-seed0 runs/ppo-seed1 --out runs/report"""
+  python agents/compare.py runs/mine runs/ppo-seed0 runs/ppo-seed1 --out runs/report
+  python agents/compare.py runs/mine results/tiny --out runs/report"""
 
 MEANING = (
     "Means over the seeds, with 95 % bootstrap intervals of the mean in brackets where they are wider than what is "
@@ -59,7 +62,7 @@ class Options:
     """What to compare, and where to write the report."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
-    """Folders of runs, or folders that hold such folders."""
+    """Folders of runs, or folders that hold such folders, or results of a suite."""
     out: Annotated[str, tyro.conf.arg(metavar="REPORT")] = "runs/report"
     """Folder of the report; an earlier report there is replaced."""
 
@@ -268,17 +271,25 @@ def _side_by_side(wanted: SideBySide, groups: Groups, say: Callable[[str], None]
     return Section(wanted.title, wanted.text, tuple(problems), picture=picture)
 
 
+def shipped(places: list[Path], runs: list[FinishedRun]) -> list[FinishedRun]:
+    """Return the runs of the records at `places`: those on the environment of `runs`, all of them without `runs`."""
+    environments = {run.environment() for run in runs}
+    found = [run for place in places for run in records.runs(place)]
+    return [run for run in found if not runs or run.environment() in environments]
+
+
 def compare(options: Options, say: Callable[[str], None]) -> None:
     """Write the report; `ValueError` if there is nothing to compare."""
     usable: list[FinishedRun] = []
     unused: list[tuple[Path, str]] = []
-    for path in folders(Path(run) for run in options.runs):
+    for path in folders(run for run in map(Path, options.runs) if not records.holds(run)):
         if path.resolve() == Path(options.out).resolve():
             continue  # an earlier report in a folder of runs
         try:
             usable.append(read(path))
         except UnusableError as error:
             unused.append((path, str(error)))
+    usable += shipped([run for run in map(Path, options.runs) if records.holds(run)], usable)
     check_one_environment(usable)
     groups, copies = group(usable)
     unused += copies

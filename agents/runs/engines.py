@@ -40,6 +40,7 @@ class Engine(ABC):
     def stop(self) -> None:
         """Let the running cells write a checkpoint and end, and wait for that."""
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what the engine holds."""
 
@@ -80,6 +81,9 @@ class Local(Engine):
             process.terminate()
         for process in self._processes.values():
             process.join()
+
+    def close(self) -> None:
+        self._processes.clear()
 
 
 def _in_own_process(folder: Path, kind: str, environment: dict[str, str]) -> None:

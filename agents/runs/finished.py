@@ -76,11 +76,11 @@ class UnusableError(ValueError):
 
 
 def folders(paths: Iterable[Path]) -> list[Path]:
-    """Return the folders of runs among `paths`; a folder without a run stands for all folders in it."""
+    """Return the folders of runs among `paths`; a folder without a run stands for all runs in it, at any depth."""
     found: list[Path] = []
     for path in paths:
-        inside = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
-        found += [path] if (path / "config.json").exists() or not inside else inside
+        inside = sorted(file.parent for file in path.rglob("config.json")) if path.is_dir() else []
+        found += inside or [path]
     return list(dict.fromkeys(found))
 
 
@@ -100,13 +100,8 @@ def read(path: Path) -> FinishedRun:
         raise UnusableError(f"config.json is damaged ({error})") from None
     try:
         name, values = read_values(text)
-        kind = find_kind(name)
-        _check_known(kind, values)
-        config, row = SharedSettings.from_flat(values), kind.row(values)
-        config.parsed_env_kwargs()
-        find(config.env)
-        folder = RunFolder(path, kind.settings)
-        columns = folder.read_columns()
+        columns = RunFolder(path, find_kind(name).settings).read_columns()
+        run = finished_run(path, name, values, [], columns)
     except RunFileError as error:
         raise UnusableError(str(error)) from None
     except json.JSONDecodeError as error:
@@ -116,8 +111,20 @@ def read(path: Path) -> FinishedRun:
     except (ValueError, RecursionError) as error:
         raise UnusableError(f"config.json cannot be used: {error}") from None
     history = _history(path)
-    if not folder.summary.exists():
+    if not (path / "summary.json").exists():
         raise UnusableError(f"is not finished (no summary.json): go on with --resume {path}")
+    return dataclasses.replace(run, history=history)
+
+
+def finished_run(
+    path: Path, kind_name: str, values: dict[str, Any], history: list[dict[str, float]], columns: dict[str, Column]
+) -> FinishedRun:
+    """Return the run with these settings by dotted name and these metrics; `ValueError` for wrong settings."""
+    kind = find_kind(kind_name)
+    _check_known(kind, values)
+    config, row = SharedSettings.from_flat(values), kind.row(values)
+    config.parsed_env_kwargs()
+    find(config.env)
     return FinishedRun(path, kind, row, config, values, history, columns)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.runs.engines import Engine, run_cell
+from agents.runs.folder import first_line
 from agents.runs.lock import FolderLock
 from agents.runs.loggers import require
 from agents.runs.suite import log_file
@@ -44,9 +45,7 @@ class RayEngine(Engine):
             if self._own:
                 ray.init(address=address or None, log_to_driver=False, include_dashboard=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-            raise ValueError(
-                f"--address {address}: there is no Ray cluster ({str(error).strip().splitlines()[0]})."
-            ) from error
+            raise ValueError(f"--address {address}: there is no Ray cluster ({first_line(error)}).") from error
         options = {"num_cpus": 1, "num_gpus": gpus_per_cell, "max_retries": RETRIES}
         self._task = ray.remote(**options)(_as_task)
 
@@ -57,9 +56,8 @@ class RayEngine(Engine):
         self._tasks[self._task.remote(str(folder.resolve()), kind)] = folder
 
     def ended(self) -> dict[Path, int]:
-        done, _ = (
-            self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if self._tasks else ([], [])
-        )
+        tasks = list(self._tasks)
+        done = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)[0] if tasks else []
         return {self._tasks.pop(task): self._code(task) for task in done}
 
     def _code(self, task: Any) -> int:
@@ -86,6 +84,9 @@ def _as_task(folder: str, kind: str) -> int:
     path, end = Path(folder), time.monotonic() + PATIENCE
     while FolderLock(path).is_taken() and time.monotonic() < end:
         time.sleep(0.5)
-    with log_file(path).open("a", encoding="utf-8") as log:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            return run_cell(path, kind)
+    with (
+        log_file(path).open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        return run_cell(path, kind)

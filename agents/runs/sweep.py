@@ -237,8 +237,7 @@ def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: boo
     bar = Progress(total, total - len(cells), progress)
     try:
         while waiting or engine.running():
-            while waiting and engine.has_room():
-                folder = waiting.popleft()
+            while engine.has_room() and (folder := _next(waiting)):
                 tries[folder] += 1
                 _failure(folder).unlink(missing_ok=True)
                 engine.start(folder, by_folder[folder].config.kind)
@@ -247,7 +246,7 @@ def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: boo
             for folder, code in engine.ended().items():
                 if code == 0:
                     bar.end()
-                elif FolderLock(folder).is_taken():  # by another sweep: look again later
+                elif FolderLock(folder).is_taken():  # by another sweep, just before
                     tries[folder] -= 1
                     waiting.append(folder)
                 elif code != WRONG_INPUT and tries[folder] < TRIES:
@@ -268,6 +267,16 @@ def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: boo
         print(f"{len(bar.failed)} of {total} runs failed: {', '.join(bar.failed)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _next(waiting: deque[Path]) -> Path | None:
+    """Take the first cell that is not running in another sweep; None if there is none."""
+    for _ in range(len(waiting)):
+        folder = waiting.popleft()
+        if not FolderLock(folder).is_taken():
+            return folder
+        waiting.append(folder)
+    return None
 
 
 WRONG_INPUT = 2

@@ -14,6 +14,9 @@ import pytest
 from finished_runs import GRID, baseline, cells, report_of, row, write_run
 
 from agents.runs import sweep, train
+from agents.runs.engines import Engine
+from agents.runs.lock import FolderLock
+from agents.runs.suite import log_file
 from baselines import train as baselines_train
 from baselines.config import usual
 
@@ -37,21 +40,26 @@ def python(code: str, folder: Path) -> str:
     return done.stderr
 
 
+def runs_in(out: Path) -> set[str]:
+    """Return the names of the runs below a folder."""
+    return {file.parent.relative_to(out).as_posix() for file in out.rglob("config.json")}
+
+
 def test_a_sweep_makes_what_compare_reads_and_skips_what_is_finished(tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    assert sweep.main([*FEW, "--out", str(out)]) == 0, [log.read_text() for log in out.glob("*.log")]
-    names = {"tb+uniform-seed3", "ppo-log_reward-seed3", "mcmc-seed3"}
-    assert {path.name for path in out.iterdir() if path.is_dir()} == names
+    assert sweep.main([*FEW, "--out", str(out)]) == 0, [log.read_text() for log in out.rglob("*.log")]
+    names = {f"Hypergrid-v0/{method}/3" for method in ("tb+uniform", "ppo-log_reward", "mcmc")}
+    assert runs_in(out) == names
     report = report_of(out, out)
     for name in ("tb + uniform", "ppo (log_reward)", "mcmc"):
         assert cells(report, name)[1] == "1"
     assert "No picture" not in report
     assert (out / "report" / "distributions.png").exists()
     times = {name: (out / name / "summary.json").stat().st_mtime_ns for name in names}
-    (out / "mcmc-seed3" / "summary.json").unlink()
+    (out / "Hypergrid-v0" / "mcmc" / "3" / "summary.json").unlink()
     assert sweep.main([*FEW, "--out", str(out)]) == 0
     changed = {name for name in names if (out / name / "summary.json").stat().st_mtime_ns != times[name]}
-    assert changed == {"mcmc-seed3"}
+    assert changed == {"Hypergrid-v0/mcmc/3"}
     assert "not used" not in report_of(out, out)  # the report in the folder of runs is not a run
 
 
@@ -63,7 +71,7 @@ def test_a_stopped_sweep_leaves_checkpoints_and_no_run_behind(number: signal.Sig
     process = subprocess.Popen(
         command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     )
-    folder = tmp_path / "db+tlm-seed0"
+    folder = tmp_path / "Hypergrid-v0" / "db+tlm" / "0"
     while not (folder / "config.json").exists():
         assert process.poll() is None
         time.sleep(0.1)
@@ -71,13 +79,13 @@ def test_a_stopped_sweep_leaves_checkpoints_and_no_run_behind(number: signal.Sig
     os.killpg(process.pid, number)  # as a terminal does: all that it started, unless that is in another session
     assert process.wait(60) == 130
     assert (folder / "checkpoint.pt").exists()
-    assert "go on with --resume" in (tmp_path / "db+tlm-seed0.log").read_text()
+    assert "go on with --resume" in folder.with_name("0.log").read_text()
 
 
 def test_a_sweep_refuses_folders_with_other_settings_and_unknown_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(tmp_path / "mcmc-seed3", usual("gfn/Hypergrid-v0", "mcmc"), [row(10)])
+    write_run(tmp_path / "Hypergrid-v0" / "mcmc" / "3", usual("gfn/Hypergrid-v0", "mcmc"), [row(10)])
     for given, message in (
         (FEW, "name another --out"),
         (["--methods", "mdqn+tml"], "Unknown backward policy 'tml'. Known, closest first: tlm"),
@@ -85,28 +93,84 @@ def test_a_sweep_refuses_folders_with_other_settings_and_unknown_names(
         (["--methods", "mcmc:soft"], "--reward-mode soft has no effect with --algo mcmc"),
         (["--methods", "ppo:sort"], "Unknown reward mode 'sort'"),
         (["--methods", "no_such_module:mine+tlm"], "cannot import 'no_such_module'"),
-        (["--methods", "mcmc", "mcmc"], "name a run twice: mcmc-seed0"),
+        (["--methods", "mcmc", "mcmc"], "a run is named twice: Hypergrid-v0/mcmc/0"),
         (["--metrics", "no_such_module:mine"], "cannot import 'no_such_module'"),
-        (["--jobs", "0"], "--jobs must be at least 1"),
+        (["--jobs", "-1"], "--jobs must be at least 1"),
         (["--env-kwargs", "{"], "--env-kwargs is not JSON"),
     ):
         assert sweep.main([*given, "--out", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
 
 
-def test_a_failed_run_is_told_and_the_others_go_on(
+class Scripted(Engine):
+    """Runs nothing: cells end at once with the given exit codes, one for each time that they are started."""
+
+    def __init__(self, codes: dict[str, list[int]]) -> None:
+        self.codes, self.started, self._running = codes, [], []
+
+    def has_room(self) -> bool:
+        return not self._running
+
+    def start(self, folder: Path, kind: str) -> None:
+        self.started.append(folder.parent.name)
+        self._running.append(folder)
+        with log_file(folder).open("a") as log:
+            log.write(f"so far so good\nno luck {len(self.started)}\n")
+
+    def ended(self) -> dict[Path, int]:
+        ended, self._running = self._running, []
+        return {folder: self.codes[folder.parent.name].pop(0) for folder in ended}
+
+    def running(self) -> list[Path]:
+        return self._running
+
+    def stop(self) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_failed_run_is_tried_again_and_told_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "ROOT", tmp_path)
-    (tmp_path / "agents").mkdir()
-    (tmp_path / "agents" / "run.py").write_text("raise SystemExit('no luck')")
-    (tmp_path / "baselines").mkdir()
-    (tmp_path / "baselines" / "run.py").write_text("print('fine')")
-    assert sweep.main([*FEW, "--out", str(tmp_path / "out")]) == 1
+    engine = Scripted({"tb+uniform": [1, 1], "ppo-log_reward": [-9, -9], "mcmc": [0], "random": [1, 0]})
+    monkeypatch.setattr(sweep, "_engine", lambda options: engine)
+    given = [*FEW, "--out", str(tmp_path)]
+    given.insert(4, "random")
+    assert sweep.main(given) == 1
     error = capsys.readouterr().err
-    assert "tb+uniform-seed3 failed: no luck" in error
-    assert "1 of 3 runs failed" in error
-    assert "fine" in (tmp_path / "out" / "mcmc-seed3.log").read_text()
+    assert "sweep/Hypergrid-v0/tb+uniform/3 failed: so far so good\nno luck 1\nso far so good\nno luck 5" not in error
+    assert "sweep/Hypergrid-v0/tb+uniform/3 failed: no luck 1\nso far so good\nno luck 5" in error
+    assert "sweep/Hypergrid-v0/ppo-log_reward/3 failed: killed by signal SIGKILL (perhaps for want of memory" in error
+    assert "2 of 4 runs failed" in error
+    first = ["tb+uniform", "ppo-log_reward", "mcmc", "random"]
+    assert engine.started == [*first, "tb+uniform", "ppo-log_reward", "random"]
+    sweep.main([*given, "--list"])
+    assert re.findall(r"(\S+)/3 +failed", capsys.readouterr().out) == [
+        "sweep/Hypergrid-v0/tb+uniform",
+        "sweep/Hypergrid-v0/ppo-log_reward",
+    ]
+
+
+def test_a_run_of_another_sweep_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "Hypergrid-v0" / "mcmc" / "3"
+
+    engine = Scripted({"mcmc": [0]})
+    monkeypatch.setattr(sweep, "_engine", lambda options: engine)
+    lock, slept = FolderLock(folder), []
+    lock.take()
+
+    def sleep(seconds: float) -> None:
+        assert engine.started == [] or len(slept) >= 3
+        slept.append(seconds)
+        if len(slept) == 3:
+            lock.release()
+
+    monkeypatch.setattr(sweep.time, "sleep", sleep)
+    given = [word for word in FEW if word not in ("tb+uniform", "ppo:log_reward")]
+    assert sweep.main([*given, "--out", str(tmp_path)]) == 0
+    assert engine.started == ["mcmc"]
 
 
 def test_a_run_that_never_began_leaves_its_settings_and_its_log_but_no_folder(tmp_path: Path) -> None:
@@ -114,22 +178,24 @@ def test_a_run_that_never_began_leaves_its_settings_and_its_log_but_no_folder(tm
     # The environment is known, and fails when it is made.
     given += ["--env-kwargs", '{"dim": 2, "side": 1}', "--out", str(tmp_path)]
     assert sweep.main(given) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"maskable_ppo-seed0.json", "maskable_ppo-seed0.log"}
-    assert "error: " in (tmp_path / "maskable_ppo-seed0.log").read_text()
+    place = tmp_path / "Hypergrid-v0" / "maskable_ppo"
+    assert {path.name for path in place.iterdir()} == {"0.json", "0.log", "0.failed"}
+    assert (place / "0.log").read_text().count("error: ") == 1  # wrong settings are not tried again
 
 
-def test_a_job_holds_the_settings_that_its_run_gets(tmp_path: Path) -> None:
+def test_a_cell_holds_the_settings_that_its_run_gets(tmp_path: Path) -> None:
     options = sweep.Options(methods=("mdqn+tlm", "ppo:soft", "random"), seeds=(4,), env_kwargs=GRID, metrics=())
-    jobs = sweep.plan(options)
-    assert [job.name for job in jobs] == ["mdqn+tlm-seed4", "ppo-soft-seed4", "random-seed4"]
+    cells = sweep.plan(options)
+    names = [f"Hypergrid-v0/{method}/4" for method in ("mdqn+tlm", "ppo-soft", "random")]
+    assert [cell.name for cell in cells] == names
     given = ["--env-kwargs", GRID, "--seed", "4", "--trajectories", "48000", "--device", "cpu", "--threads", "1"]
     agents_run = train.parse([*given, "--agent", "mdqn", "--backward", "tlm", "--eval-every", "500"])
     ppo_run = baselines_train.parse([*given, "--algo", "ppo", "--reward-mode", "soft"])
     random_run = baselines_train.parse([*given, "--algo", "random"])
-    for job, options in zip(jobs, (agents_run, ppo_run, random_run), strict=True):
-        assert job.config.differences(options.config) == {}
-        job.settings_file(tmp_path).write_text(job.config.to_json())
-        assert job.kind.settings.from_json(job.settings_file(tmp_path).read_text()) == options.config
+    for cell, options in zip(cells, (agents_run, ppo_run, random_run), strict=True):
+        assert cell.config.differences(options.config) == {}
+        cell.write_settings(tmp_path)
+        assert cell.kind.settings.from_json((tmp_path / f"{cell.name}.json").read_text()) == options.config
 
 
 OWN = """
@@ -173,13 +239,14 @@ def test_choices_of_a_users_module_are_swept_and_compared(tmp_path: Path) -> Non
     given += ["--trajectories", "32", "--evaluations", "1", "--out", "runs", "--no-progress"]
     code = f"""
 from agents.runs import compare, sweep
-for _ in range(2):  # the second time, all are finished
-    assert sweep.main({given}) == 0
-assert compare.main(["runs", "--out", "report"]) == 0
+if __name__ == "__main__":
+    for _ in range(2):  # the second time, all are finished
+        assert sweep.main({given}) == 0
+    assert compare.main(["runs", "--out", "report"]) == 0
 """
     python(code, tmp_path)
-    names = {"own_choices-own+own_choices-own-seed0", "random-seed0"}
-    assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == names
+    names = {f"Hypergrid-v0/{method}/0" for method in ("own_choices-own+own_choices-own", "random")}
+    assert runs_in(tmp_path / "runs") == names
     inside = (tmp_path / "report" / "report.md").read_text()
     assert "No picture" not in inside
     # Elsewhere, where nobody finds the module, the folders are enough for all but the picture.
@@ -222,12 +289,9 @@ assert sweep.main([*{given}, "--methods", "tb+uniform", "random", "--no-progress
 assert compare.main(["runs", "ppo", "--out", "report"]) == 0
 """
     said = python(code, tmp_path).splitlines()
-    assert "--methods ppo: --algo ppo needs stable-baselines3, which is not installed: pip install " in said[0]
+    assert "Hypergrid-v0/ppo/0: --algo ppo needs stable-baselines3, which is not installed: pip install " in said[0]
     assert "--algo maskable_ppo needs stable-baselines3, which is not installed: pip install " in said[1]
-    assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == {
-        "tb+uniform-seed0",
-        "random-seed0",
-    }
+    assert runs_in(tmp_path / "runs") == {"Hypergrid-v0/tb+uniform/0", "Hypergrid-v0/random/0"}
     report = (tmp_path / "report" / "report.md").read_text()
     assert re.findall(r"No picture of (\w+): (.*) needs", report) == [("ppo", "--algo ppo")]
     for name in ("tb + uniform", "random", "ppo"):

@@ -1,0 +1,194 @@
+"""Keep the results of suites in the repository: python agents/results.py SUITE."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from agents.runs import command, records, suite
+from agents.runs.finished import read
+from agents.runs.folder import write_atomically
+from agents.runs.page import Section, markdown
+from agents.runs.records import Record
+from agents.runs.suite import Cell, Suite
+from agents.runs.suite_page import Results, sections, table_of_cells
+
+HELP = """Collect the finished runs of suites, and write their pages of results.
+
+  python agents/sweep.py tiny                  # run the cells
+  python agents/results.py tiny                # results/tiny: runs.jsonl.gz, cells.csv, README.md and pictures
+  python agents/results.py --check             # do the pages say what the records say?
+
+Records that are there already stay, whether or not the folders of their runs are still there."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which suites, and where."""
+
+    suites: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SUITE...")] = ()
+    """Suites, by name or as TOML files; all that have results, if none is named."""
+    runs: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs"
+    """Folder with the folders of the suites' runs."""
+    results: Annotated[str, tyro.conf.arg(metavar="DIR")] = "results"
+    """Folder of the results."""
+    drop: command.FLAG = False
+    """Drop the records that no longer belong to a suite which has changed."""
+    check: command.FLAG = False
+    """Write nothing, and fail where a page or a table is not what the records give."""
+
+
+def collect(cells: Sequence[Cell], shown: Sequence[str], runs: Path, kept: Sequence[Record]) -> list[Record]:
+    """Return `kept` and the records of all finished runs in the folder `runs`, which replace those of the same cell.
+
+    Raises `ValueError` for a run with other settings than its cell.
+    """
+    found = {each.cell: each for each in kept}
+    for cell in tqdm(cells, desc=f"reading {runs}", unit="run", leave=False, disable=None):
+        folder = cell.folder(runs)
+        if not folder.summary.exists():
+            continue
+        if other := cell.config.differences(folder.read_config()):
+            raise ValueError(f"{folder.path} holds a run with other settings than the suite ({', '.join(other)}).")
+        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        found[cell.name] = records.record(cell, read(folder.path), summary, shown)
+    return list(found.values())
+
+
+def belonging(name: str, cells: Sequence[Cell], kept: Sequence[Record], drop: bool) -> list[Record]:
+    """Return the records that belong to the suite as it is now; `ValueError` if others are there and not to `drop`."""
+    known = {cell.name: cell.config for cell in cells}
+    odd = {
+        each.cell: list(each.differences(known[each.cell])) if each.cell in known else ["no such run"] for each in kept
+    }
+    odd = {cell: why for cell, why in odd.items() if why}
+    if odd and not drop:
+        cell, why = next(iter(odd.items()))
+        raise ValueError(
+            f"{len(odd)} records of {name} no longer belong to the suite, such as {cell} ({', '.join(why)}): restore "
+            "the suite, or drop them with --drop."
+        )
+    return [each for each in kept if each.cell not in odd]
+
+
+def pages(
+    name: str, content: Suite, cells: Sequence[Cell], kept: Sequence[Record], draw: bool
+) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Return the texts and the pictures of a suite's results, by name of the file; without `draw` these are empty."""
+    results = Results(name, content, cells, sorted(kept, key=lambda each: (each.env, each.method, each.seed)))
+    parts = sections(results, draw)
+    texts = {"README.md": markdown(parts), "cells.csv": table_of_cells(results)}
+    return texts, dict(part.picture for part in parts if part.picture[0])
+
+
+def _digest(kept: Sequence[Record]) -> str:
+    text = "".join(sorted(each.digest() for each in kept))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _marked(png: bytes, digest: str) -> bytes:
+    """Return a picture that says which records it was made from."""
+    mark, data = PngInfo(), io.BytesIO()
+    mark.add_text("records", digest)
+    Image.open(io.BytesIO(png)).save(data, "png", pnginfo=mark, optimize=True)
+    return data.getvalue()
+
+
+def index(found: dict[str, Results]) -> str:
+    """Return the page that lists the suites."""
+    rows = [("suite", "runs", "environments", "methods")]
+    for name, results in found.items():
+        numbers = f"{len(results.records):,} of {results.planned:,}"
+        rows.append((f"[{name}]({name}/README.md)", numbers, str(len(results.envs)), str(len(results.methods))))
+    text = (
+        "Made by `python agents/results.py` from `runs.jsonl.gz` in each folder, which has the settings, the curves "
+        "and the last figures of every run. `python agents/compare.py runs/mine results/tiny` shows a run of yours "
+        "beside them."
+    )
+    return markdown([Section("Results of the suites", text, table=tuple(rows))])
+
+
+def make(options: Options) -> list[str]:
+    """Write the results, or with `--check` only compare; return what is stale."""
+    root = Path(options.results)
+    named = options.suites or tuple(sorted(file.parent.name for file in root.glob(f"*/{records.FILE}")))
+    if not named:
+        raise ValueError(f"{root} has no results: name a suite. There are {', '.join(suite.names())}.")
+    stale: list[str] = []
+    for each in named:
+        name, content = suite.read(each)
+        cells, folder = suite.cells(name, content), root / name
+        kept = belonging(name, cells, records.read(folder), options.drop and not options.check)
+        if not options.check:
+            kept = collect(cells, content.shown, Path(options.runs) / name, kept)
+        if not kept:
+            raise ValueError(
+                f"no run of {name} in {Path(options.runs) / name} is finished: python agents/sweep.py {each}"
+            )
+        if options.check:
+            stale += _stale(folder, name, content, cells, kept)
+            continue
+        records.write(folder, kept)
+        texts, pictures = pages(name, content, cells, kept, draw=True)
+        for file, text in texts.items():
+            write_atomically(folder / file, text.encode())
+        for file, png in pictures.items():
+            write_atomically(folder / file, _marked(png, _digest(kept)))
+        print(f"{folder / 'README.md'}: {len(kept):,} of {len(cells):,} runs")
+    text = index(_all(root))
+    if not options.check:
+        write_atomically(root / "README.md", text.encode())
+    elif not (root / "README.md").exists() or (root / "README.md").read_text(encoding="utf-8") != text:
+        stale.append(str(root / "README.md"))
+    return stale
+
+
+def _all(root: Path) -> dict[str, Results]:
+    """Return the results of the project's own suites by name."""
+    found = {}
+    for folder in sorted(file.parent for file in root.glob(f"*/{records.FILE}")):
+        if folder.name in suite.names():
+            name, content = suite.read(folder.name)
+            found[name] = Results(name, content, suite.cells(name, content), records.read(folder))
+    return found
+
+
+def _stale(folder: Path, name: str, content: Suite, cells: Sequence[Cell], kept: Sequence[Record]) -> list[str]:
+    """Return the files that are not what the records give."""
+    texts, pictures = pages(name, content, cells, kept, draw=False)
+    stale = [f for f, text in texts.items() if not (folder / f).exists() or (folder / f).read_text("utf-8") != text]
+    for file in pictures:
+        try:
+            with Image.open(folder / file) as picture:
+                made_from = getattr(picture, "text", {}).get("records")
+        except (OSError, SyntaxError):
+            made_from = None
+        if made_from != _digest(kept):
+            stale.append(file)
+    return [str(folder / file) for file in stale]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 1 (a file, or stale pages), 2 (wrong input)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    with command.cause_last():
+        options = tyro.cli(Options, args=arguments, prog="python agents/results.py", description=HELP)
+    stale: list[str] = []
+    code = command.told(lambda: stale.extend(make(options)))
+    if stale:
+        print(
+            f"error: not what the records give: {', '.join(stale)}. python agents/results.py writes them.",
+            file=sys.stderr,
+        )
+    return code or bool(stale)

@@ -1,0 +1,92 @@
+"""Pictures of a suite's results: learning curves and performance profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from agents.runs import aggregate
+from agents.runs.report import fitting_scale
+
+if TYPE_CHECKING:
+    from agents.runs.suite_page import Results
+
+ACROSS = 5
+"""Panels in a row."""
+
+
+def curves(results: Results, env: str) -> Figure:
+    """Draw the compared figure against trajectories: a panel for each agent, a line for each backward policy."""
+    column = results.column(results.metric)
+    values: list[float] = []
+
+    def line(axes: Axes, method: str, style: dict[str, Any]) -> None:
+        found = [record.curves for record in results.of(env, method).values() if results.metric in record.curves]
+        if not found:
+            return
+        x = np.array(found[0]["trajectories"], float)
+        y = np.array([each[results.metric] for each in found if len(each["trajectories"]) == len(x)], float)
+        values.extend(y[np.isfinite(y)])
+        axes.plot(x, y.mean(0), **style)
+        axes.fill_between(x, y.min(0), y.max(0), color=style["color"], alpha=0.15, linewidth=0)
+
+    figure = _by_agent(results, [env], line, "trajectories", column.heading)
+    for axes in figure.axes:
+        axes.set_yscale("log" if min(values, default=0) > 0 else fitting_scale(column.scale, values))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    return figure
+
+
+def profile(results: Results) -> Figure:
+    """Draw the share of runs that end at most at a value: a panel for each agent, a line for each backward policy."""
+    thresholds = np.geomspace(1e-3, 1, 200)
+
+    def line(axes: Axes, method: str, style: dict[str, Any]) -> None:
+        strata = [list(results.values(env, method).values()) for env in results.envs]
+        if any(strata):
+            axes.plot(thresholds, aggregate.profile(strata, thresholds), **style)
+
+    heading = results.column(results.metric).heading
+    figure = _by_agent(results, results.envs, line, f"{heading} at the end", "share of runs")
+    for axes in figure.axes:
+        axes.set_xscale("log")
+    return figure
+
+
+def _by_agent(
+    results: Results, envs: list[str], line: Callable[[Axes, str, dict[str, Any]], None], x: str, y: str
+) -> Figure:
+    """Return a figure with a panel for each agent that has runs on `envs`; `line` draws a method into a panel."""
+    rows = {
+        agent: methods
+        for agent, methods in results.pairs().items()
+        if any(results.of(env, method) for env in envs for method in methods.values())
+    }
+    count = max(1, len(rows))
+    down, across = -(-count // ACROSS), min(ACROSS, count)
+    figure = Figure(figsize=(3.2 * across + 0.6, 2.7 * down + 0.7), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    colors = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    styles = {name: {"color": color, "linewidth": 1.6} for name, color in zip(results.backward(), colors, strict=False)}
+    for axes in grid.flat[len(rows) :]:
+        axes.remove()
+    for i, ((agent, methods), axes) in enumerate(zip(rows.items(), grid.flat, strict=False)):
+        for backward, method in methods.items():
+            line(axes, method, styles[backward])
+        axes.set_title(agent, fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelbottom=i + across >= len(rows))
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(y, fontsize=10)
+    figure.legend(
+        [Line2D([], [], **style) for style in styles.values()], list(styles), loc="outside upper center", ncols=5
+    )
+    return figure

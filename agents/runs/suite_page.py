@@ -1,0 +1,237 @@
+"""The page of a suite's results: tables and pictures made from its records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agents.evaluation.metric import Column
+from agents.runs import aggregate, suite_figures
+from agents.runs.aggregate import Estimate
+from agents.runs.page import Section
+from agents.runs.records import Record
+from agents.runs.report import png
+from agents.runs.suite import Cell, Suite
+
+ABSENT = "\N{EN DASH}"
+REFERENCE = "uniform"
+"""The backward policy that the others are compared with."""
+
+
+class Results:
+    """The records of a suite, ordered for its page.
+
+    Attributes:
+        name, suite: the suite.
+        records: its records.
+        metric: the figure that is compared: the first that the suite shows and some record has.
+    """
+
+    def __init__(self, name: str, suite: Suite, cells: Sequence[Cell], records: Sequence[Record]) -> None:
+        self.name, self.suite, self.records = name, suite, records
+        self.planned = len(cells)
+        envs = list(suite.envs)
+        methods = list(dict.fromkeys(cell.name.split("/")[1] for cell in cells))
+        self.envs = [env for env in envs if any(record.env == env for record in records)]
+        self.methods = [method for method in methods if any(record.method == method for record in records)]
+        have = {name for record in records for name in record.last}
+        self.shown = [name for name in suite.shown if name in have]
+        self.metric = self.shown[0] if self.shown else "loss"
+        self._by_place: dict[tuple[str, str], dict[int, Record]] = {}
+        for record in records:
+            self._by_place.setdefault((record.env, record.method), {})[record.seed] = record
+
+    def of(self, env: str, method: str) -> dict[int, Record]:
+        """Return the records of a method on an environment by seed."""
+        return self._by_place.get((env, method), {})
+
+    def values(self, env: str, method: str) -> dict[int, float]:
+        """Return the last value of the compared figure by seed."""
+        found = {seed: record.last.get(self.metric) for seed, record in self.of(env, method).items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def column(self, metric: str) -> Column:
+        """Return how a figure is shown."""
+        known = (record.columns[metric] for record in self.records if metric in record.columns)
+        return next((Column(**values) for values in known), Column.usual(metric))
+
+    def pairs(self) -> dict[str, dict[str, str]]:
+        """Return the methods with a backward policy: by agent, and then by backward policy."""
+        found: dict[str, dict[str, str]] = {}
+        for method in self.methods:
+            agent, plus, rest = method.partition("+")
+            backward, more, sampler = rest.partition("+")
+            if plus:
+                found.setdefault(agent + more + sampler, {})[backward] = method
+        return found
+
+    def backward(self) -> list[str]:
+        """Return the backward policies, in the suite's order."""
+        return list(dict.fromkeys(backward for row in self.pairs().values() for backward in row))
+
+
+def sections(results: Results, draw: bool = True) -> list[Section]:
+    """Return the sections of the page; without `draw` its pictures are empty."""
+    parts = [_head(results)]
+    if len(results.envs) > 1:
+        parts += [_over_all(results), _paired_over_all(results)]
+        picture = ("profile.png", png(suite_figures.profile(results)) if draw else b"")
+        parts.append(Section("Performance profiles", PROFILE, picture=picture))
+    for env in results.envs:
+        parts += [_values(results, env), _paired(results, env)]
+        heading = results.column(results.metric).heading
+        text = f"{heading} on {env}. Lines are means over the seeds; bands reach from the least to the greatest."
+        picture = (f"curves-{env}.png", png(suite_figures.curves(results, env)) if draw else b"")
+        parts.append(Section(f"{env}: learning curves", text, picture=picture))
+    return parts
+
+
+PROFILE = (
+    "For each agent, the share of runs that end with at most the value on the axis, over the environments on which the "
+    "method has runs; each environment counts the same."
+)
+
+
+def _head(results: Results) -> Section:
+    records = results.records
+    hours = sum(record.last.get("seconds", 0) for record in records) / 3600
+    items = [
+        f"{len(records):,} of {results.planned:,} runs are finished: {hours:.1f} hours of training.",
+        f"Again: `python agents/sweep.py {results.name}`, then `python agents/results.py {results.name}`.",
+        *(f"{title}: {told}." for title, name in RAN.items() if (told := _counted(r.ran.get(name) for r in records))),
+        "Brackets hold 95 % bootstrap intervals over the seeds; of few seeds these are about the range from least to "
+        "greatest, and of one there is none.",
+        "[cells.csv](cells.csv) has one row for each run.",
+    ]
+    if results.suite.conditions:
+        items.insert(1, " ".join(results.suite.conditions.split()))
+    return Section(results.name, " ".join(results.suite.about.split()), tuple(items))
+
+
+RAN = {"Machine": "machine", "torch": "torch", "Commit of the code": "commit"}
+
+
+def _counted(values: Iterable[Any]) -> str:
+    found = [str(value) for value in values if value]
+    return ", ".join(f"{value} ({found.count(value)} runs)" for value in dict.fromkeys(found))
+
+
+def _values(results: Results, env: str) -> Section:
+    form = results.column(results.metric).form
+    rows = [("", *results.backward())]
+    for agent, methods in results.pairs().items():
+        cells = [
+            _told(form, aggregate.estimate([list(results.values(env, methods[b]).values())]))
+            if b in methods
+            else ABSENT
+            for b in results.backward()
+        ]
+        rows.append((agent, *cells))
+    others = [m for m in results.methods if "+" not in m]
+    items = [
+        f"{m}: {_told(form, found)}"
+        for m in others
+        if not math.isnan((found := aggregate.estimate([list(results.values(env, m).values())])).value)
+    ]
+    text = f"{results.column(results.metric).heading} at the end. {_environment(results, env)}"
+    return Section(env, text, tuple(items), tuple(rows))
+
+
+def _environment(results: Results, env: str) -> str:
+    environment = results.suite.envs[env]
+    arguments = ", ".join(f"{name}={value!r}" for name, value in environment.kwargs.items())
+    seeds = sorted({record.seed for record in results.records if record.env == env})
+    return f"`{environment.id}`{arguments and f' with {arguments}'}, seeds {', '.join(map(str, seeds))}."
+
+
+def _paired(results: Results, env: str) -> Section:
+    column = results.column(results.metric)
+    others = [backward for backward in results.backward() if backward != REFERENCE]
+    rows = [("", *others)]
+    for agent, methods in results.pairs().items():
+        if REFERENCE in methods:
+            reference = results.values(env, methods[REFERENCE])
+            found = {
+                b: aggregate.differences(results.values(env, methods[b]), reference) for b in others if b in methods
+            }
+            rows.append((agent, *(_told("{:+.4f}", aggregate.estimate([found.get(b, [])])) for b in others)))
+    text = f"{column.heading} less that of the uniform backward policy with the same seed: below zero it helps."
+    return Section(f"{env}: difference to uniform", text, table=tuple(rows))
+
+
+def _over_all(results: Results) -> Section:
+    heading = results.column(results.metric).heading
+    rows: list[tuple[str, ...]] = [("", f"mean {heading}", f"interquartile mean {heading}", "runs", "seconds a run")]
+    for method in results.methods:
+        strata = [list(results.values(env, method).values()) for env in results.envs]
+        if all(strata):
+            seconds = [r.last["seconds"] for env in results.envs for r in results.of(env, method).values()]
+            both = (aggregate.estimate(strata, s) for s in (aggregate.mean, aggregate.interquartile_mean))
+            told = (_told("{:.4f}", found) for found in both)
+            rows.append(
+                (method.replace("+", " + "), *told, str(sum(map(len, strata))), f"{sum(seconds) / len(seconds):.1f}")
+            )
+    text = "Methods that have runs on every environment; environments and seeds together."
+    return Section("Over all environments", text, table=tuple(rows))
+
+
+def _paired_over_all(results: Results) -> Section:
+    others = [backward for backward in results.backward() if backward != REFERENCE]
+    rows = [("", *others)]
+    every: dict[str, list[list[float]]] = {backward: [] for backward in others}
+    for agent, methods in results.pairs().items():
+        strata = {b: _log_ratios(results, methods, b) for b in others}
+        rows.append((agent, *(_ratio(strata[b]) for b in others)))
+        for b in others:
+            every[b] += strata[b]
+    rows.append(("all", *(_ratio(every[b]) for b in others)))
+    heading = results.column(results.metric).heading
+    text = (
+        f"{heading} divided by that of the uniform backward policy with the same agent, environment and seed, as the "
+        "geometric mean: below 1 it helps. After it, in how many of the pairs it is smaller."
+    )
+    return Section("What the backward policy changes", text, table=tuple(rows))
+
+
+def _log_ratios(results: Results, methods: Mapping[str, str], backward: str) -> list[list[float]]:
+    """Return log(value / value of uniform) for each seed, one list for each environment."""
+    if backward not in methods or REFERENCE not in methods:
+        return []
+
+    def logs(env: str, method: str) -> dict[int, float]:
+        return {seed: math.log(value) for seed, value in results.values(env, method).items() if value > 0}
+
+    return [aggregate.differences(logs(env, methods[backward]), logs(env, methods[REFERENCE])) for env in results.envs]
+
+
+def _ratio(strata: Sequence[Sequence[float]]) -> str:
+    found = aggregate.estimate(strata)
+    flat = [value for stratum in strata for value in stratum]
+    if not flat:
+        return ABSENT
+    ratio = _told("{:.2f}", Estimate(*map(math.exp, found)))
+    return f"{ratio}, {sum(value < 0 for value in flat)} of {len(flat)}"
+
+
+def _told(form: str, found: Estimate) -> str:
+    if math.isnan(found.value):
+        return ABSENT
+    value, low, high = (form.format(each) for each in found)
+    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
+
+
+def table_of_cells(results: Results) -> str:
+    """Return `cells.csv`: one row for each record."""
+    names = list(dict.fromkeys(name for record in results.records for name in record.last))
+    heading = ["cell", "env", "env_kwargs", "agent", "backward", "sampler", "algo", "seed", "settings_sha", *names]
+    heading += ["machine", "torch", "python", "version", "commit", "peak_memory_mib"]
+    text = io.StringIO()
+    rows = csv.DictWriter(text, heading, restval="", extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    for record in results.records:
+        own = {"cell": f"{results.name}/{record.cell}", "settings_sha": record.settings_digest()}
+        rows.writerow({**record.settings, **record.last, **record.ran, **own})
+    return text.getvalue()
