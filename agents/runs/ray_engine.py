@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ class RayEngine(Engine):
 
     def __init__(self, jobs: int, address: str, gpus_per_cell: float) -> None:
         require("ray")
+        _demand_listener(address)
         import ray
 
         self._ray, self._jobs = ray, jobs
@@ -78,6 +80,17 @@ class RayEngine(Engine):
     def close(self) -> None:
         if self._own:
             self._ray.shutdown()
+
+
+def _demand_listener(address: str) -> None:
+    """Raise `ValueError` unless something listens at `[ray://]HOST:PORT`: Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--address {address}: there is no Ray cluster ({first_line(error)}).") from None
 
 
 def _as_task(folder: str, kind: str) -> int:

@@ -88,6 +88,8 @@ class Suite(Table, frozen=True):
     """Metrics besides the usual ones."""
     shown: tuple[str, ...] = ()
     """The metrics of the tables in the page of results; the first is the one that is compared and drawn."""
+    larger_is_better: bool = False
+    """Whether the first of these figures is better where it is larger."""
     device: str = "cpu"
     """Where the agents compute: cpu or cuda."""
     overrides: tuple[Override, ...] = ()

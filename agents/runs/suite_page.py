@@ -158,7 +158,9 @@ def _paired(results: Results, env: str) -> Section:
                 b: aggregate.differences(results.values(env, methods[b]), reference) for b in others if b in methods
             }
             rows.append((agent, *(_told("{:+.4f}", aggregate.estimate([found.get(b, [])])) for b in others)))
-    text = f"{column.heading} less that of the uniform backward policy with the same seed: below zero it helps."
+    text = (
+        f"{column.heading} less that of the uniform backward policy with the same seed: {_side(results)} zero it helps."
+    )
     return Section(f"{env}: difference to uniform", text, table=tuple(rows))
 
 
@@ -181,17 +183,18 @@ def _over_all(results: Results) -> Section:
 def _paired_over_all(results: Results) -> Section:
     others = [backward for backward in results.backward() if backward != REFERENCE]
     rows = [("", *others)]
+    larger = results.suite.larger_is_better
     every: dict[str, list[list[float]]] = {backward: [] for backward in others}
     for agent, methods in results.pairs().items():
         strata = {b: _log_ratios(results, methods, b) for b in others}
-        rows.append((agent, *(_ratio(strata[b]) for b in others)))
+        rows.append((agent, *(_ratio(strata[b], larger) for b in others)))
         for b in others:
             every[b] += strata[b]
-    rows.append(("all", *(_ratio(every[b]) for b in others)))
+    rows.append(("all", *(_ratio(every[b], larger) for b in others)))
     heading = results.column(results.metric).heading
     text = (
         f"{heading} divided by that of the uniform backward policy with the same agent, environment and seed, as the "
-        "geometric mean: below 1 it helps. After it, in how many of the pairs it is smaller."
+        f"geometric mean: {_side(results)} 1 it helps. After it, in how many of the pairs it does."
     )
     return Section("What the backward policy changes", text, table=tuple(rows))
 
@@ -207,13 +210,17 @@ def _log_ratios(results: Results, methods: Mapping[str, str], backward: str) -> 
     return [aggregate.differences(logs(env, methods[backward]), logs(env, methods[REFERENCE])) for env in results.envs]
 
 
-def _ratio(strata: Sequence[Sequence[float]]) -> str:
+def _ratio(strata: Sequence[Sequence[float]], larger: bool) -> str:
     found = aggregate.estimate(strata)
     flat = [value for stratum in strata for value in stratum]
     if not flat:
         return ABSENT
     ratio = _told("{:.2f}", Estimate(*map(math.exp, found)))
-    return f"{ratio}, {sum(value < 0 for value in flat)} of {len(flat)}"
+    return f"{ratio}, {sum(value > 0 if larger else value < 0 for value in flat)} of {len(flat)}"
+
+
+def _side(results: Results) -> str:
+    return "above" if results.suite.larger_is_better else "below"
 
 
 def _told(form: str, found: Estimate) -> str:

@@ -113,9 +113,9 @@ def test_choices_of_a_strangers_own_do_all_that_those_of_the_project_do(
     words = ["--methods", method, "--preset", CHOICES["preset"], "--metrics", METRIC, "--seeds", "0", "1"]
     words += ["--env-kwargs", json.dumps(ENV_KWARGS), "--trajectories", "320", "--evaluations", "2"]
     assert sweep.main([*words, "--out", "sweep", "--no-progress"]) == 0, [
-        log.read_text() for log in (stranger / "sweep").glob("*.log")
+        log.read_text() for log in (stranger / "sweep").rglob("*.log")
     ]
-    settings = [json.loads(file.read_text()) for file in sorted((stranger / "sweep").glob("*/config.json"))]
+    settings = [json.loads(file.read_text()) for file in sorted((stranger / "sweep").rglob("config.json"))]
     assert [each["seed"] for each in settings] == [0, 1]
     assert all(each[kind] == name for each in settings for kind, name in CHOICES.items())
     assert {each["agent.lr"] for each in settings} == {3e-3}  # the preset's

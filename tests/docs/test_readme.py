@@ -16,7 +16,7 @@ from pages import PAGES, ROOT, blocks, commands, text
 import gfn_envs
 from agents.config import CHOICES
 from agents.evaluation.settings import EvaluationSettings
-from agents.runs import bench, compare, evaluate, sample, sweep, train
+from agents.runs import bench, compare, evaluate, results, sample, sweep, train
 from agents.settings import field_types
 
 README = text(ROOT / "README.md")
@@ -33,6 +33,8 @@ def _baseline(words: list[str]) -> object:
 
 
 def _sweep(words: list[str]) -> object:
+    if words[0].endswith(".toml"):  # a file of the reader's; test_suites.py reads such files
+        return tyro.cli(sweep.Options, args=words)
     return sweep.plan(tyro.cli(sweep.Options, args=words))
 
 
@@ -42,6 +44,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "python agents/evaluate.py": lambda words: tyro.cli(evaluate.Options, args=words),
     "python agents/sweep.py": _sweep,
     "python agents/compare.py": lambda words: tyro.cli(compare.Options, args=words),
+    "python agents/results.py": lambda words: tyro.cli(results.Options, args=words),
     "python baselines/run.py": _baseline,
     "python -m agents.runs.bench": lambda words: tyro.cli(bench.Options, args=words),
 }
