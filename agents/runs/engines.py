@@ -1,4 +1,4 @@
-"""Where the cells of a suite run: an engine starts them, tells how they ended, and stops them."""
+"""Where runs run: an engine starts them, tells how they ended, and stops them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
 from agents.runs.kinds import find_kind
 from agents.runs.suite import log_file, settings_file
@@ -17,28 +20,32 @@ PRELOADED = ("agents.runs.train", "agents.evaluation.exact", "agents.evaluation.
 """Modules that take seconds to import and that nearly every run imports; torch's optimizers need the last one."""
 
 
+Work = Callable[[], int]
+"""What an engine runs; it returns an exit code, and can be pickled."""
+
+
 class Engine(ABC):
-    """Runs cells, each given by its folder and its kind. What a cell prints goes into the log beside its folder."""
+    """Runs work, each in a process of its own and for a folder. What it prints goes into the log beside the folder."""
 
     @abstractmethod
     def has_room(self) -> bool:
-        """Return whether another cell may be started."""
+        """Return whether more work may be started."""
 
     @abstractmethod
-    def start(self, folder: Path, kind: str) -> None:
-        """Start the cell, or go on with it."""
+    def start(self, folder: Path, work: Work) -> None:
+        """Start the work for a folder."""
 
     @abstractmethod
     def ended(self) -> dict[Path, int]:
-        """Return the exit codes of the cells that have ended since the last call; a negative one is a signal."""
+        """Return the exit codes of what has ended since the last call, by folder; a negative one is a signal."""
 
     @abstractmethod
     def running(self) -> list[Path]:
-        """Return the cells that have been started and have not ended."""
+        """Return the folders of what has been started and has not ended."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Let the running cells write a checkpoint and end, and wait for that."""
+        """Let what runs write a checkpoint and end, and wait for that."""
 
     @abstractmethod
     def close(self) -> None:
@@ -61,8 +68,8 @@ class Local(Engine):
     def has_room(self) -> bool:
         return len(self._processes) < self._jobs
 
-    def start(self, folder: Path, kind: str) -> None:
-        process = self._context.Process(target=_in_own_process, args=(folder, kind, dict(os.environ)))
+    def start(self, folder: Path, work: Work) -> None:
+        process = self._context.Process(target=_in_own_process, args=(folder, work, dict(os.environ)))
         process.start()
         self._processes[folder] = process
 
@@ -86,14 +93,14 @@ class Local(Engine):
         self._processes.clear()
 
 
-def _in_own_process(folder: Path, kind: str, environment: dict[str, str]) -> None:
+def _in_own_process(folder: Path, work: Work, environment: dict[str, str]) -> None:
     # In a session of its own Ctrl-C does not reach it: the sweep stops it, once.
     os.setsid()
     os.environ.update(environment)
     with log_file(folder).open("ab") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    sys.exit(run_cell(folder, kind))
+    sys.exit(work())
 
 
 def run_cell(folder: Path, kind: str) -> int:
@@ -104,3 +111,27 @@ def run_cell(folder: Path, kind: str) -> int:
     begun = (folder / "config.json").exists()
     where = ["--resume", str(folder)] if begun else ["--config", str(settings_file(folder)), "--out", str(folder)]
     return load(known.main)([*where, "--no-progress", "--no-pictures"])
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The options of a command line that runs much: where, and how much at a time."""
+
+    engine: Literal["local", "ray"] = "local"
+    """What runs it: processes of this machine, or Ray, on this machine or a cluster."""
+    jobs: int = 0
+    """How many at a time, with one thread each; 0 is one for each core, and no limit with Ray."""
+    address: str = ""
+    """Address of the Ray cluster, such as auto or ray://HOST:10001; without one Ray starts on this machine."""
+    gpus_per_cell: float = 0.0
+    """Share of a GPU that Ray gives to each, such as 0.25."""
+
+    def open_engine(self) -> Engine:
+        """Return the engine; `ValueError` if there is none such."""
+        if self.engine == "ray":
+            from agents.runs.ray_engine import RayEngine
+
+            return RayEngine(self.jobs, self.address, self.gpus_per_cell)
+        if self.address or self.gpus_per_cell:
+            raise ValueError("--address and --gpus-per-cell are for --engine ray.")
+        return Local(self.jobs or len(os.sched_getaffinity(0)))

@@ -20,11 +20,18 @@ class Logger(Protocol):
         """Write everything that is still pending."""
 
 
-def require(package: str) -> None:
-    """Raise `ModuleNotFoundError` with the command to install it, unless the optional `package` is installed."""
+def require(package: str, what: str = "", extra: str = "") -> None:
+    """Raise `ModuleNotFoundError` with the command to install it, unless the optional `package` is installed.
+
+    Args:
+        package: the package, which is the name of the module too.
+        what: what needs it; by default the flag of its name.
+        extra: the extra of this project that has it; by default the one of its name.
+    """
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
-            f"--{package} needs the package of that name, which is not installed: pip install 'gfn-envs[{package}]'."
+            f"{what or '--' + package} needs {package}, which is not installed: "
+            f"pip install 'gfn-envs[{extra or package}]'."
         )
 
 

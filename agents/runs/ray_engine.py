@@ -1,4 +1,4 @@
-"""Ray as the engine of a sweep: the cells run as tasks on this machine or on a cluster."""
+"""Ray as an engine: runs are tasks on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agents.runs.engines import Engine, run_cell
+from agents.runs.engines import Engine, Work
 from agents.runs.folder import first_line
 from agents.runs.lock import FolderLock
 from agents.runs.loggers import require
 from agents.runs.suite import log_file
 
 RETRIES = 3
-"""How often Ray starts a cell again whose node or process has died."""
+"""How often Ray starts a task again whose node or process has died."""
 PATIENCE = 60.0
-"""Seconds for which a cell that is started again waits for its dead predecessor to leave the folder."""
+"""Seconds for which a task that is started again waits for its dead predecessor to leave the folder."""
 
 
 class RayEngine(Engine):
-    """Ray tasks, one a cell.
+    """Ray tasks.
 
-    Every node must reach the folder of the runs under the same path. Where a node dies, Ray starts its cells on
-    another one, and they go on from their last checkpoint.
+    Every node must reach the folder of the runs under the same path. Where a node dies, Ray starts its tasks on
+    another one, and runs go on from their last checkpoint.
 
     Args:
-        jobs: number of cells at a time; 0 for as many as Ray places.
+        jobs: number of tasks at a time; 0 for as many as Ray places.
         address: address of the cluster; `""` starts Ray on this machine.
-        gpus_per_cell: share of a GPU for each cell.
+        gpus_per_cell: share of a GPU for each task.
 
     Raises `ValueError` if Ray is missing or there is no cluster at the address.
     """
 
     def __init__(self, jobs: int, address: str, gpus_per_cell: float) -> None:
-        require("ray")
+        require("ray", "--engine ray")
         _demand_listener(address)
         import ray
 
@@ -54,8 +54,8 @@ class RayEngine(Engine):
     def has_room(self) -> bool:
         return not self._jobs or len(self._tasks) < self._jobs
 
-    def start(self, folder: Path, kind: str) -> None:
-        self._tasks[self._task.remote(str(folder.resolve()), kind)] = folder
+    def start(self, folder: Path, work: Work) -> None:
+        self._tasks[self._task.remote(folder.resolve(), work)] = folder
 
     def ended(self) -> dict[Path, int]:
         tasks = list(self._tasks)
@@ -93,13 +93,13 @@ def _demand_listener(address: str) -> None:
         raise ValueError(f"--address {address}: there is no Ray cluster ({first_line(error)}).") from None
 
 
-def _as_task(folder: str, kind: str) -> int:
-    path, end = Path(folder), time.monotonic() + PATIENCE
-    while FolderLock(path).is_taken() and time.monotonic() < end:
+def _as_task(folder: Path, work: Work) -> int:
+    end = time.monotonic() + PATIENCE
+    while FolderLock(folder).is_taken() and time.monotonic() < end:
         time.sleep(0.5)
     with (
-        log_file(path).open("a", encoding="utf-8") as log,
+        log_file(folder).open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        return run_cell(path, kind)
+        return work()

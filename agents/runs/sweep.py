@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import signal
 import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from agents.config import json_object
 from agents.runs import command, suite
-from agents.runs.engines import Engine, Local
+from agents.runs.engines import Engine, EngineOptions, run_cell
 from agents.runs.lock import FolderLock
 from agents.runs.suite import Cell, log_file
 from gfn_envs.registry import find
@@ -54,7 +54,7 @@ TRIES = 2
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EngineOptions):
     """What to run, and where."""
 
     suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")] = ""
@@ -85,14 +85,6 @@ class Options:
     """Evaluations of each run."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
-    engine: Literal["local", "ray"] = "local"
-    """What runs them: processes of this machine, or Ray, on this machine or a cluster."""
-    jobs: int = 0
-    """Number of runs at a time, with one thread each; 0 is one for each core, and no limit with Ray."""
-    address: str = ""
-    """Address of the Ray cluster, such as auto or ray://HOST:10001; without one Ray starts on this machine."""
-    gpus_per_cell: float = 0.0
-    """Share of a GPU that Ray gives to each run, such as 0.25."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
     """Folder for the folders of the runs, by default runs/SUITE; Ray's nodes must share it."""
     progress: command.FLAG = True
@@ -189,21 +181,11 @@ def sweep(options: Options) -> int:
     for cell in waiting:
         if found[cell] == "waiting":
             cell.write_settings(out)
-    engine = _engine(options)
+    engine = options.open_engine()
     try:
         return _run(engine, waiting, len(wanted), out, options.progress)
     finally:
         engine.close()
-
-
-def _engine(options: Options) -> Engine:
-    if options.engine == "local":
-        if options.address or options.gpus_per_cell:
-            raise ValueError("--address and --gpus-per-cell are for --engine ray.")
-        return Local(options.jobs or len(os.sched_getaffinity(0)))
-    from agents.runs.ray_engine import RayEngine
-
-    return RayEngine(options.jobs, options.address, options.gpus_per_cell)
 
 
 class Progress:
@@ -240,7 +222,7 @@ def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: boo
             while engine.has_room() and (folder := _next(waiting)):
                 tries[folder] += 1
                 _failure(folder).unlink(missing_ok=True)
-                engine.start(folder, by_folder[folder].config.kind)
+                engine.start(folder, partial(run_cell, folder.resolve(), by_folder[folder].config.kind))
             bar.show(engine.running())
             time.sleep(0.1)
             for folder, code in engine.ended().items():

@@ -14,7 +14,7 @@ import pytest
 from finished_runs import GRID, baseline, cells, report_of, row, write_run
 
 from agents.runs import sweep, train
-from agents.runs.engines import Engine
+from agents.runs.engines import Engine, Work
 from agents.runs.lock import FolderLock
 from agents.runs.suite import log_file
 from baselines import train as baselines_train
@@ -111,7 +111,7 @@ class Scripted(Engine):
     def has_room(self) -> bool:
         return not self._running
 
-    def start(self, folder: Path, kind: str) -> None:
+    def start(self, folder: Path, work: Work) -> None:
         self.started.append(folder.parent.name)
         self._running.append(folder)
         with log_file(folder).open("a") as log:
@@ -135,7 +135,7 @@ def test_a_failed_run_is_tried_again_and_told_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Scripted({"tb+uniform": [1, 1], "ppo-log_reward": [-9, -9], "mcmc": [0], "random": [1, 0]})
-    monkeypatch.setattr(sweep, "_engine", lambda options: engine)
+    monkeypatch.setattr(sweep.Options, "open_engine", lambda options: engine)
     given = [*FEW, "--out", str(tmp_path)]
     given.insert(4, "random")
     assert sweep.main(given) == 1
@@ -157,7 +157,7 @@ def test_a_run_of_another_sweep_is_waited_for(tmp_path: Path, monkeypatch: pytes
     folder = tmp_path / "Hypergrid-v0" / "mcmc" / "3"
 
     engine = Scripted({"mcmc": [0]})
-    monkeypatch.setattr(sweep, "_engine", lambda options: engine)
+    monkeypatch.setattr(sweep.Options, "open_engine", lambda options: engine)
     lock, slept = FolderLock(folder), []
     lock.take()
 

@@ -16,7 +16,7 @@ from pages import PAGES, ROOT, blocks, commands, text
 import gfn_envs
 from agents.config import CHOICES
 from agents.evaluation.settings import EvaluationSettings
-from agents.runs import bench, compare, evaluate, results, sample, sweep, train
+from agents.runs import bench, compare, evaluate, results, sample, sweep, train, tune
 from agents.settings import field_types
 
 README = text(ROOT / "README.md")
@@ -45,6 +45,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "python agents/sweep.py": _sweep,
     "python agents/compare.py": lambda words: tyro.cli(compare.Options, args=words),
     "python agents/results.py": lambda words: tyro.cli(results.Options, args=words),
+    "python agents/tune.py": lambda words: tyro.cli(tune.Options, args=words),
     "python baselines/run.py": _baseline,
     "python -m agents.runs.bench": lambda words: tyro.cli(bench.Options, args=words),
 }
