@@ -129,9 +129,7 @@ class EngineOptions:
     def open_engine(self) -> Engine:
         """Return the engine; `ValueError` if there is none such."""
         if self.engine == "ray":
-            from agents.runs.ray_engine import RayEngine
-
-            return RayEngine(self.jobs, self.address, self.gpus_per_cell)
+            return load("agents.runs.ray_engine:RayEngine")(self.jobs, self.address, self.gpus_per_cell)
         if self.address or self.gpus_per_cell:
             raise ValueError("--address and --gpus-per-cell are for --engine ray.")
         return Local(self.jobs or len(os.sched_getaffinity(0)))

@@ -43,6 +43,7 @@ def cluster() -> Iterator[object]:
     nodes.shutdown()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_loses_nothing(tmp_path: Path, cluster) -> None:
     out = tmp_path / "ray"
     killed: list[int] = []
