@@ -181,12 +181,6 @@ def test_of_two_owners_in_one_process_the_second_is_refused(tmp_path: Path) -> N
         pass
 
 
-def test_a_second_sweep_in_one_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with FolderLock(tmp_path):
-        assert sweep.main(["--methods", "random", "--seeds", "0", "--out", str(tmp_path)]) == 2
-    assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
-
-
 def test_a_run_that_fails_gives_its_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError

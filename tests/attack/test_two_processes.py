@@ -8,8 +8,7 @@ from attack import complaint, fork, left_over, number
 from run_files import assert_same_run
 from test_kills import AGENT, MOST, whole
 
-from agents.runs import sweep, train
-from agents.runs.lock import FolderLock
+from agents.runs import train
 
 ARGUMENTS = [*AGENT, "--env-kwargs", '{"dim": 2, "side": 6}', "--trajectories", "1200"]
 PAIRS = {
@@ -47,10 +46,3 @@ def test_of_two_processes_one_is_refused(name: str, tmp_path: Path, record_prope
         assert_same_run(run, tmp_path / "whole")
         assert left_over(run) == []
     record_property("count", f"{number(20)} pairs, {together} refused")
-
-
-def test_of_two_sweeps_one_is_refused(tmp_path: Path) -> None:
-    with FolderLock(tmp_path / "out"):
-        process = fork(sweep.main, ["--methods", "random", "--out", str(tmp_path / "out")], tmp_path / "log")
-        assert process.wait(MOST) == 2
-        assert "is in use by process" in process.told()
