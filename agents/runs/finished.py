@@ -76,11 +76,15 @@ class UnusableError(ValueError):
 
 
 def folders(paths: Iterable[Path]) -> list[Path]:
-    """Return the folders of runs among `paths`; a folder without a run stands for all runs in it, at any depth."""
+    """Return the folders of runs among `paths`; a folder without a run stands for all folders in it, at any depth.
+
+    A folder in which there is no run at all is returned as well, so that it can be told.
+    """
     found: list[Path] = []
     for path in paths:
-        inside = sorted(file.parent for file in path.rglob("config.json")) if path.is_dir() else []
-        found += inside or [path]
+        inside = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
+        for child in [path] if (path / "config.json").exists() or not inside else inside:
+            found += sorted(file.parent for file in child.rglob("config.json")) or [child]
     return list(dict.fromkeys(found))
 
 

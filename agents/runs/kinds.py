@@ -42,8 +42,6 @@ class Task:
     """Keyword arguments of the environment as JSON."""
     preset: str
     """Named defaults of the agents' runs."""
-    network: str
-    """Network of an agent's run where its method names none."""
     metrics: tuple[str, ...]
     """Metrics besides the usual ones."""
     trajectories: int
@@ -52,6 +50,8 @@ class Task:
     """Evaluations of each run."""
     seed: int
     """Seed of this run."""
+    network: str = "auto"
+    """Network of an agent's run where its method names none."""
     device: str = "cpu"
     """Where to compute."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -178,11 +178,11 @@ def sweep(options: Options) -> int:
     if strays := suite.strays(out, cells):
         print(f"{len(strays)} runs in {out} are not of this suite, such as {strays[0]}; they stay.", file=sys.stderr)
     waiting = [cell for cell, how in found.items() if how != "finished"]
-    for cell in waiting:
-        if found[cell] == "waiting":
-            cell.write_settings(out)
     engine = options.open_engine()
     try:
+        for cell in waiting:
+            if found[cell] == "waiting":
+                cell.write_settings(out)
         return _run(engine, waiting, len(wanted), out, options.progress)
     finally:
         engine.close()

@@ -190,7 +190,7 @@ def test_help_explains_every_flag_of_what_is_chosen(
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     flags = [name.replace("_", "-") for name in usual(**chosen).flat()]
-    own = {"config": "", "config_file": "config", "progress": "no-progress"}
+    own = {"config": "", "config_file": "config", "progress": "no-progress", "pictures": "no-pictures"}
     flags += filter(None, (own.get(field.name, field.name) for field in dataclasses.fields(Options)))
     plain = re.sub(r"[│╭╮╰╯─ ]+", " ", shown)
     for flag in flags:

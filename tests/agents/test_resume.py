@@ -94,7 +94,7 @@ def test_a_signal_leaves_a_checkpoint_of_that_iteration_and_the_table(
         assert main([*arguments, "--out", str(tmp_path)]) == code
         assert state_of(tmp_path)["iteration"] == 17
         shown = capsys.readouterr()
-        assert shown.out.splitlines()[-2].split()[0] == "48"
+        assert shown.out.splitlines()[-1].split()[0] == "48"
         assert f"--resume {tmp_path}" in shown.err
         assert not (tmp_path / "summary.json").exists()
         assert main(["--resume", str(tmp_path), "--no-progress"]) == code

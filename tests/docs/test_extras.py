@@ -11,7 +11,7 @@ import pytest
 from pages import ROOT, text
 
 import gfn_envs
-from agents.runs import train
+from agents.runs import sweep, train, tune
 from baselines.train import main as train_baseline
 from gfn_envs.envs.qm9.make.train_gap import qm9pack_folder
 
@@ -33,6 +33,8 @@ USES: list[tuple[str, str, Callable[[], Any]]] = [
     ("tensorboard", "tensorboard", _run(train.main, "--tensorboard")),
     ("wandb", "wandb", _run(train.main, "--wandb")),
     ("retrain", "qm9pack", qm9pack_folder),
+    ("ray", "ray", lambda: sweep.main(["--methods", "random", "--engine", "ray"])),
+    ("tune", "optuna", lambda: tune.main([])),
 ]
 """The extra, the module that it brings, and something that needs it."""
 
