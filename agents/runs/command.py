@@ -318,10 +318,13 @@ def execute(
         folder.lock.release()
 
 
-def told(work: Callable[[], None]) -> int:
-    """Run a command line that trains nothing; return its exit code: 0, 1 (a file), 2 (wrong input), 130 (stopped)."""
+def told(work: Callable[[], int | None]) -> int:
+    """Run a command line that is no run itself; return its exit code: 0, 1 (a file), 2 (wrong input), 130 (stopped).
+
+    Where `work` returns an exit code, it is that one.
+    """
     try:
-        work()
+        return work() or 0
     except BrokenPipeError:  # the reader of the output has closed it
         return 0
     except KeyboardInterrupt:
@@ -331,7 +334,16 @@ def told(work: Callable[[], None]) -> int:
         return _tell(error, 1)
     except Exception as error:
         return _answer(error, 2)
-    return 0
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let a SIGTERM do what Ctrl-C does: it must stop the processes that this one has started, too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _answer(error: Exception, code: int, mended: str = "") -> int:

@@ -12,8 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
-from agents.runs.kinds import find_kind
-from agents.runs.suite import log_file, settings_file
+from agents.runs.suite import log_file
 from gfn_envs.registry import load
 
 PRELOADED = ("agents.runs.train", "agents.evaluation.exact", "agents.evaluation.slack", "torch._dynamo")
@@ -103,14 +102,19 @@ def _in_own_process(folder: Path, work: Work, environment: dict[str, str]) -> No
     sys.exit(work())
 
 
-def run_cell(folder: Path, kind: str) -> int:
-    """Start the run whose settings lie beside `folder`, or go on with it; return its exit code."""
-    known = find_kind(kind)
-    if (folder / "summary.json").exists():
-        return 0
-    begun = (folder / "config.json").exists()
-    where = ["--resume", str(folder)] if begun else ["--config", str(settings_file(folder)), "--out", str(folder)]
-    return load(known.main)([*where, "--no-progress", "--no-pictures"])
+def stoppable(engine: Engine, work: Work) -> int:
+    """Do `work` with an engine and give it back; return the exit code of `work`, or 130 after Ctrl-C.
+
+    After Ctrl-C what runs is let end as `Engine.stop` says.
+    """
+    try:
+        return work()
+    except KeyboardInterrupt:
+        engine.stop()
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    finally:
+        engine.close()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from agents.config import Config, RunSettings
 from agents.runs.folder import RunFolder, write_atomically
 from agents.runs.kinds import AGENT, BASELINE, RunKind, Task, find_kind
 from gfn_envs.errors import choose
-from gfn_envs.registry import find
+from gfn_envs.registry import find, load
 
 SHIPPED = Path(__file__).resolve().parents[1] / "suites"
 """The folder of the project's own suites."""
@@ -87,7 +87,7 @@ class Suite(Table, frozen=True):
     metrics: tuple[str, ...] = ()
     """Metrics besides the usual ones."""
     shown: tuple[str, ...] = ()
-    """The metrics of the tables in the page of results; the first is the one that is compared and drawn."""
+    """The figures whose curves are kept in the results; the first is compared and drawn."""
     larger_is_better: bool = False
     """Whether the first of these figures is better where it is larger."""
     device: str = "cpu"
@@ -140,6 +140,15 @@ def log_file(folder: Path) -> Path:
     return folder.with_name(folder.name + ".log")
 
 
+def run_cell(folder: Path, kind: str) -> int:
+    """Start the run whose settings lie beside `folder`, or go on with it; return its exit code."""
+    if (folder / "summary.json").exists():
+        return 0
+    begun = (folder / "config.json").exists()
+    where = ["--resume", str(folder)] if begun else ["--config", str(settings_file(folder)), "--out", str(folder)]
+    return load(find_kind(kind).main)([*where, "--no-progress", "--no-pictures"])
+
+
 def plain(name: str) -> str:
     """Return a name as a part of a path."""
     return re.sub(r"[^A-Za-z0-9_.+-]", "-", name)
@@ -155,9 +164,8 @@ def read(suite: str) -> tuple[str, Suite]:
 
     Raises `ValueError` for an unknown name and for a file that is none.
     """
-    file = (
-        Path(suite) if suite.endswith(".toml") else choose("suite", suite, {n: SHIPPED / f"{n}.toml" for n in names()})
-    )
+    own = {name: SHIPPED / f"{name}.toml" for name in names()}
+    file = Path(suite) if suite.endswith(".toml") else choose("suite", suite, own)
     try:
         return file.stem, msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), Suite)
     except OSError as error:

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from agents.config import json_object
 from agents.runs import command, suite
-from agents.runs.engines import Engine, EngineOptions, run_cell
+from agents.runs.engines import Engine, EngineOptions, stoppable
 from agents.runs.lock import FolderLock
-from agents.runs.suite import Cell, log_file
+from agents.runs.suite import Cell, log_file, run_cell
 from gfn_envs.registry import find
 
 HELP = """Run a suite: methods with several seeds on some environments, each for the same number of trajectories.
@@ -179,13 +179,10 @@ def sweep(options: Options) -> int:
         print(f"{len(strays)} runs in {out} are not of this suite, such as {strays[0]}; they stay.", file=sys.stderr)
     waiting = [cell for cell, how in found.items() if how != "finished"]
     engine = options.open_engine()
-    try:
-        for cell in waiting:
-            if found[cell] == "waiting":
-                cell.write_settings(out)
-        return _run(engine, waiting, len(wanted), out, options.progress)
-    finally:
-        engine.close()
+    for cell in waiting:
+        if found[cell] == "waiting":
+            cell.write_settings(out)
+    return stoppable(engine, lambda: _run(engine, waiting, len(wanted), out, options.progress))
 
 
 class Progress:
@@ -239,10 +236,6 @@ def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: boo
                     told = _told(folder, code)
                     _failure(folder).write_text(told + "\n", encoding="utf-8")
                     tqdm.write(f"{by_folder[folder].id} failed: {told}", file=sys.stderr)
-    except KeyboardInterrupt:
-        engine.stop()
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
     finally:
         bar.close()
     if bar.failed:
@@ -294,19 +287,13 @@ def _reached(cell: Cell, out: Path) -> str:
 
 def _command(options: Options, cell: Cell, out: Path) -> str:
     """Return a command that does one cell, from wherever it is."""
-    own = dataclasses.replace(options, print=False, only=(cell.id,), shard="", jobs=1, out=str(out), progress=False)
+    own = dataclasses.replace(options, print=False, only=(cell.id,), shard="", jobs=1, out=str(out))
     usual, words = Options(), ["python", "agents/sweep.py", *([own.suite] if own.suite else [])]
     for field in dataclasses.fields(Options):
         value = getattr(own, field.name)
-        if field.name == "suite" or value == getattr(usual, field.name):
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        words += (
-            ["--no-progress"]
-            if field.name == "progress"
-            else [flag, *map(str, value if isinstance(value, tuple) else [value])]
-        )
-    return shlex.join(words)
+        if field.name not in ("suite", "progress") and value != getattr(usual, field.name):
+            words += ["--" + field.name.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join([*words, "--no-progress"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -315,20 +302,5 @@ def main(argv: list[str] | None = None) -> int:
     text = HELP.format(suites=", ".join(suite.names()))
     with command.cause_last():
         options = tyro.cli(Options, args=arguments, prog="python agents/sweep.py", description=text)
-    # A SIGTERM to this process must stop the runs too.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return sweep(options)
-    except KeyboardInterrupt:
-        print("stopped before the runs began", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of the listing has closed it
-        return 0
-    except (ValueError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with command.sigterm_as_ctrl_c():
+        return command.told(lambda: sweep(options))

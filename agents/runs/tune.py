@@ -5,7 +5,6 @@ Source: Akiba et al. 2019, "Optuna: A Next-generation Hyperparameter Optimizatio
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -26,9 +25,11 @@ from agents.build import build_trainer
 from agents.config import CHOICES, Config, check_config, json_object, usual, with_values
 from agents.model import make_dag
 from agents.runs import command
-from agents.runs.engines import EngineOptions
+from agents.runs.engines import Engine, EngineOptions, stoppable
 from agents.runs.folder import write_atomically
 from agents.runs.loggers import require
+from agents.runs.report import as_csv
+from agents.runs.suite import log_file
 from agents.settings import Bounds, field_types
 
 if TYPE_CHECKING:
@@ -238,29 +239,29 @@ def tune(options: Options) -> int:
     if not study.get_trials(deepcopy=False):
         flat = config.flat()
         study.enqueue_trial({name: flat[name] for name, place in places.items() if _holds(place, flat[name])})
+    if code := stoppable(engine, lambda: _search(engine, options, study)):
+        return code
+    report(options, study, config)
+    return 0
+
+
+def _search(engine: Engine, options: Options, study: Study) -> int:
+    """Let workers do the trials, and show how far they are; return 1 if a worker failed, otherwise 0."""
+    out = Path(options.out)
     elsewhere = dataclasses.replace(options, out=str(out.resolve()))
-    bar = tqdm(total=options.trials, unit="trial", disable=not options.progress)
-    failed = False
-    try:
+    codes: dict[Path, int] = {}
+    with tqdm(total=options.trials, unit="trial", disable=not options.progress) as bar:
         for worker in range(options.jobs or 1):
             engine.start(out / f"worker-{worker}", partial(work, elsewhere, worker))
         while engine.running():
             time.sleep(0.5)
-            failed |= any(engine.ended().values())
+            codes |= engine.ended()
             _show(bar, study)
-    except KeyboardInterrupt:
-        engine.stop()
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    finally:
-        bar.close()
-        engine.close()
+    failed = [folder for folder, code in codes.items() if code]
     if failed:
-        lines = (out / "worker-0.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = log_file(failed[0]).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         print(f"a worker failed: {''.join(lines[-1:])}", file=sys.stderr)
-        return 1
-    report(options, study, config)
-    return 0
+    return int(bool(failed))
 
 
 def _begin(out: Path, options: Options) -> None:
@@ -281,8 +282,9 @@ def _ended(study: Study) -> list[Any]:
 
 
 def _show(bar: tqdm, study: Study) -> None:
-    bar.n = len(_ended(study))
-    complete = [trial for trial in _ended(study) if trial.value is not None]
+    trials = _ended(study)
+    bar.n = len(trials)
+    complete = any(trial.value is not None for trial in trials)
     bar.set_postfix_str(f"best {study.best_value:.4g}" if complete else "", refresh=True)
 
 
@@ -291,12 +293,11 @@ def report(options: Options, study: Study, config: Config) -> None:
     out = Path(options.out)
     trials = _ended(study)
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    with (out / "trials.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["trial", "state", options.metric, "seconds", *names])
-        for trial in trials:
-            seconds = round(trial.duration.total_seconds(), 1) if trial.duration else ""
-            rows.writerow([trial.number, trial.state.name, trial.value, seconds, *(trial.params.get(n) for n in names)])
+    rows = [["trial", "state", options.metric, "seconds", *names]]
+    for trial in trials:
+        seconds = round(trial.duration.total_seconds(), 1) if trial.duration else ""
+        rows.append([trial.number, trial.state.name, trial.value, seconds, *(trial.params.get(n) for n in names)])
+    write_atomically(out / "trials.csv", as_csv(rows).encode())
     best = study.best_trial
     found = configured(options, config, {**best.params, "seed": options.seeds[0]})
     write_atomically(out / "best.json", (found.to_json() + "\n").encode())
@@ -333,5 +334,5 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     with command.cause_last():
         options = tyro.cli(Options, args=arguments, prog="python agents/tune.py", description=HELP)
-    code: list[int] = []
-    return command.told(lambda: code.append(tune(options))) or code[0]
+    with command.sigterm_as_ctrl_c():
+        return command.told(lambda: tune(options))
