@@ -22,11 +22,12 @@ import tyro
 from tqdm import tqdm
 
 from agents.build import build_trainer
-from agents.config import CHOICES, Config, check_config, json_object, usual, with_values
+from agents.config import CHOICES, Config, check_config, json_object, usual
 from agents.model import make_dag
 from agents.runs import command
 from agents.runs.engines import Engine, EngineOptions, stoppable
 from agents.runs.folder import write_atomically
+from agents.runs.kinds import Task
 from agents.runs.loggers import require
 from agents.runs.report import as_csv
 from agents.runs.suite import log_file
@@ -101,21 +102,24 @@ class Options(EngineOptions):
 
 def base(options: Options) -> Config:
     """Return the settings from which the search starts; `ValueError` for a wrong name or value."""
-    for name in ("trials", "trajectories", "evaluations"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    if options.trials < 1:
+        raise ValueError(f"--trials must be at least 1, got {options.trials}.")
     if not options.seeds:
         raise ValueError("--seeds must name a seed.")
+    return configured(options, {}, options.seeds[0])
+
+
+def configured(options: Options, values: Mapping[str, Any], seed: int) -> Config:
+    """Return the settings of a run with these values by dotted name; `ValueError` for a wrong name or value."""
+    task = Task(
+        **{name: getattr(options, name) for name in ("env", "env_kwargs", "preset", "trajectories", "evaluations")},
+        metrics=(),
+        seed=seed,
+        device="auto",
+        settings={**json_object("--settings", options.settings), **values},
+    )
     config = usual(options.env, options.agent, options.backward, options.network, options.preset, options.sampler)
-    own = {"env_kwargs": options.env_kwargs, "trajectories": options.trajectories, "threads": 1}
-    return configured(options, config, {**own, **json_object("--settings", options.settings)})
-
-
-def configured(options: Options, config: Config, values: Mapping[str, Any]) -> Config:
-    """Return `config` with values by dotted name, and with the evaluations of the options."""
-    config = with_values(config, values)
-    every = -(-options.trajectories // (config.batch_size * options.evaluations))
-    config = with_values(config, {"eval_every": every})
+    config = task.applied(config, lambda config: config.batch_size)
     check_config(config)
     return config
 
@@ -135,7 +139,7 @@ def space(options: Options, config: Config) -> dict[str, Place]:
         if not (isinstance(place, list) and len(place) > 1):
             raise ValueError(f"--space: {name} needs two ends of a range or a list of choices, got {place!r}.")
         for value in place:
-            configured(options, config, {name: value})  # tells an unknown name and a value out of bounds
+            configured(options, {name: value}, options.seeds[0])  # tells an unknown name and a value out of bounds
         if _is_range(place) and not place[0] < place[1]:
             raise ValueError(f"--space: the range of {name} must rise, got {place!r}.")
     return given
@@ -174,8 +178,7 @@ def judged(trial: Trial, options: Options) -> float:
     """Train with what Optuna suggests and return the figure; a trial that is behind, or diverges, is pruned."""
     from optuna import TrialPruned
 
-    start = base(options)
-    values = suggested(trial, space(options, start))
+    values = suggested(trial, space(options, base(options)))
     steps, last = itertools.count(1), list[float]()
 
     def on_evaluation(metrics: dict[str, float]) -> None:
@@ -186,7 +189,7 @@ def judged(trial: Trial, options: Options) -> float:
             raise TrialPruned
 
     for seed in options.seeds:
-        config = configured(options, start, {**values, "seed": seed})
+        config = configured(options, values, seed)
         trainer = build_trainer(config, make_dag(config))
         try:
             trainer.train(on_evaluation, lambda: False, progress=False)
@@ -299,7 +302,7 @@ def report(options: Options, study: Study, config: Config) -> None:
         rows.append([trial.number, trial.state.name, trial.value, seconds, *(trial.params.get(n) for n in names)])
     write_atomically(out / "trials.csv", as_csv(rows).encode())
     best = study.best_trial
-    found = configured(options, config, {**best.params, "seed": options.seeds[0]})
+    found = configured(options, best.params, options.seeds[0])
     write_atomically(out / "best.json", (found.to_json() + "\n").encode())
     write_atomically(out / "tuned.py", preset(options, best.params).encode())
     flat = config.flat()
