@@ -26,7 +26,7 @@ from agents.evaluation.metric import Column, SideBySide
 from agents.runs import command, figures, records
 from agents.runs.finished import FinishedRun, UnusableError, folders, group, learned_distribution, read
 from agents.runs.folder import write_atomically
-from agents.runs.page import Section, markdown, web_page
+from agents.runs.page import ABSENT, Section, markdown, web_page
 from agents.runs.report import png
 from agents.sampling.rollout import Policy
 from gfn_envs import make
@@ -52,7 +52,6 @@ MEANING = (
 
 Groups = dict[str, list[FinishedRun]]
 """Runs that differ only in the seed, by the name of their row."""
-ABSENT = "\N{EN DASH}"
 TOLERANCE = 0.05
 """Share by which an evaluation may miss the common number of reward calls without a remark."""
 
@@ -282,14 +281,16 @@ def compare(options: Options, say: Callable[[str], None]) -> None:
     """Write the report; `ValueError` if there is nothing to compare."""
     usable: list[FinishedRun] = []
     unused: list[tuple[Path, str]] = []
-    for path in folders(run for run in map(Path, options.runs) if not records.holds(run)):
+    given = [Path(run) for run in options.runs]
+    places = [path for path in given if records.holds(path)]
+    for path in folders(path for path in given if path not in places):
         if path.resolve() == Path(options.out).resolve():
             continue  # an earlier report in a folder of runs
         try:
             usable.append(read(path))
         except UnusableError as error:
             unused.append((path, str(error)))
-    usable += shipped([run for run in map(Path, options.runs) if records.holds(run)], usable)
+    usable += shipped(places, usable)
     check_one_environment(usable)
     groups, copies = group(usable)
     unused += copies

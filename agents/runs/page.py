@@ -6,6 +6,9 @@ import base64
 import html
 from dataclasses import dataclass
 
+ABSENT = "\N{EN DASH}"
+"""What a table shows where nothing was measured."""
+
 
 @dataclass(frozen=True)
 class Section:

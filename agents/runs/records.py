@@ -115,9 +115,8 @@ def _rounded(value: Any) -> Any:
 
 
 def write(folder: Path, records: Iterable[Record]) -> None:
-    """Write the records of a suite into its folder, in the order of their cells."""
-    ordered = sorted(records, key=lambda each: (each.env, each.method, each.seed))
-    lines = [json.dumps({"digest": each.digest(), **dataclasses.asdict(each)}, allow_nan=False) for each in ordered]
+    """Write the records of a suite into its folder."""
+    lines = [json.dumps({"digest": each.digest(), **dataclasses.asdict(each)}, allow_nan=False) for each in records]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FILE, gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0))
 

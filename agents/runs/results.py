@@ -21,7 +21,7 @@ from agents.runs.finished import read
 from agents.runs.folder import write_atomically
 from agents.runs.page import Section, markdown
 from agents.runs.records import Record
-from agents.runs.suite import Cell, Suite
+from agents.runs.suite import Cell
 from agents.runs.suite_page import Results, sections, table_of_cells
 
 HELP = """Collect the finished runs of suites, and write their pages of results.
@@ -82,18 +82,15 @@ def belonging(name: str, cells: Sequence[Cell], kept: Sequence[Record], drop: bo
     return [each for each in kept if each.cell not in odd]
 
 
-def pages(
-    name: str, content: Suite, cells: Sequence[Cell], kept: Sequence[Record], draw: bool
-) -> tuple[dict[str, str], dict[str, bytes]]:
+def pages(results: Results, draw: bool) -> tuple[dict[str, str], dict[str, bytes]]:
     """Return the texts and the pictures of a suite's results, by name of the file; without `draw` these are empty."""
-    results = Results(name, content, cells, sorted(kept, key=lambda each: (each.env, each.method, each.seed)))
     parts = sections(results, draw)
     texts = {"README.md": markdown(parts), "cells.csv": table_of_cells(results)}
     return texts, dict(part.picture for part in parts if part.picture[0])
 
 
-def _digest(kept: Sequence[Record]) -> str:
-    text = "".join(sorted(each.digest() for each in kept))
+def _digest(results: Results) -> str:
+    text = "".join(sorted(each.digest() for each in results.records))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -122,61 +119,74 @@ def index(found: dict[str, Results]) -> str:
 def make(options: Options) -> list[str]:
     """Write the results, or with `--check` only compare; return what is stale."""
     root = Path(options.results)
-    named = options.suites or tuple(sorted(file.parent.name for file in root.glob(f"*/{records.FILE}")))
-    if not named:
+    if not (named := options.suites or _there(root)):
         raise ValueError(f"{root} has no results: name a suite. There are {', '.join(suite.names())}.")
     stale: list[str] = []
+    made: dict[str, Results] = {}
     for each in named:
         name, content = suite.read(each)
-        cells, folder = suite.cells(name, content), root / name
+        cells, folder, runs = suite.cells(name, content), root / name, Path(options.runs) / name
         kept = belonging(name, cells, records.read(folder), options.drop and not options.check)
         if not options.check:
-            kept = collect(cells, content.shown, Path(options.runs) / name, kept)
+            kept = collect(cells, content.shown, runs, kept)
         if not kept:
-            raise ValueError(
-                f"no run of {name} in {Path(options.runs) / name} is finished: python agents/sweep.py {each}"
-            )
+            raise ValueError(f"no run of {name} in {runs} is finished: python agents/sweep.py {each}")
+        made[name] = Results(name, content, cells, kept)
         if options.check:
-            stale += _stale(folder, name, content, cells, kept)
-            continue
-        records.write(folder, kept)
-        texts, pictures = pages(name, content, cells, kept, draw=True)
-        for file, text in texts.items():
-            write_atomically(folder / file, text.encode())
-        for file, png in pictures.items():
-            write_atomically(folder / file, _marked(png, _digest(kept)))
-        print(f"{folder / 'README.md'}: {len(kept):,} of {len(cells):,} runs")
-    text = index(_all(root))
+            stale += _stale(folder, made[name])
+        else:
+            _write(folder, made[name])
+    own = [name for name in _there(root) if name in suite.names()]
+    text = index({name: made.get(name) or _kept(name, root) for name in own})
     if not options.check:
         write_atomically(root / "README.md", text.encode())
-    elif not (root / "README.md").exists() or (root / "README.md").read_text(encoding="utf-8") != text:
+    elif not _says(root / "README.md", text):
         stale.append(str(root / "README.md"))
     return stale
 
 
-def _all(root: Path) -> dict[str, Results]:
-    """Return the results of the project's own suites by name."""
-    found = {}
-    for folder in sorted(file.parent for file in root.glob(f"*/{records.FILE}")):
-        if folder.name in suite.names():
-            name, content = suite.read(folder.name)
-            found[name] = Results(name, content, suite.cells(name, content), records.read(folder))
-    return found
+def _there(root: Path) -> tuple[str, ...]:
+    """Return the names of the suites that have results."""
+    return tuple(sorted(file.parent.name for file in root.glob(f"*/{records.FILE}")))
 
 
-def _stale(folder: Path, name: str, content: Suite, cells: Sequence[Cell], kept: Sequence[Record]) -> list[str]:
+def _kept(name: str, root: Path) -> Results:
+    """Return the results of one of the project's own suites as they are."""
+    content = suite.read(name)[1]
+    return Results(name, content, suite.cells(name, content), records.read(root / name))
+
+
+def _write(folder: Path, results: Results) -> None:
+    records.write(folder, results.records)
+    texts, pictures = pages(results, draw=True)
+    digest = _digest(results)
+    for file, text in texts.items():
+        write_atomically(folder / file, text.encode())
+    for file, png in pictures.items():
+        write_atomically(folder / file, _marked(png, digest))
+    print(f"{folder / 'README.md'}: {len(results.records):,} of {results.planned:,} runs")
+
+
+def _stale(folder: Path, results: Results) -> list[str]:
     """Return the files that are not what the records give."""
-    texts, pictures = pages(name, content, cells, kept, draw=False)
-    stale = [f for f, text in texts.items() if not (folder / f).exists() or (folder / f).read_text("utf-8") != text]
-    for file in pictures:
-        try:
-            with Image.open(folder / file) as picture:
-                made_from = getattr(picture, "text", {}).get("records")
-        except (OSError, SyntaxError):
-            made_from = None
-        if made_from != _digest(kept):
-            stale.append(file)
+    texts, pictures = pages(results, draw=False)
+    digest = _digest(results)
+    stale = [file for file, text in texts.items() if not _says(folder / file, text)]
+    stale += [file for file in pictures if _made_from(folder / file) != digest]
     return [str(folder / file) for file in stale]
+
+
+def _says(file: Path, text: str) -> bool:
+    return file.exists() and file.read_text(encoding="utf-8") == text
+
+
+def _made_from(picture: Path) -> str | None:
+    """Return the digest of the records that a picture was made from; None for a file that does not say it."""
+    try:
+        with Image.open(picture) as image:
+            return getattr(image, "text", {}).get("records")
+    except (OSError, SyntaxError):
+        return None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -184,11 +194,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     with command.cause_last():
         options = tyro.cli(Options, args=arguments, prog="python agents/results.py", description=HELP)
-    stale: list[str] = []
-    code = command.told(lambda: stale.extend(make(options)))
+    return command.told(lambda: _tell(make(options)))
+
+
+def _tell(stale: list[str]) -> int:
     if stale:
-        print(
-            f"error: not what the records give: {', '.join(stale)}. python agents/results.py writes them.",
-            file=sys.stderr,
-        )
-    return code or bool(stale)
+        names = ", ".join(stale)
+        print(f"error: not what the records give: {names}. python agents/results.py writes them.", file=sys.stderr)
+    return int(bool(stale))

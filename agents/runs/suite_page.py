@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,12 +9,11 @@ from typing import Any
 from agents.evaluation.metric import Column
 from agents.runs import aggregate, suite_figures
 from agents.runs.aggregate import Estimate
-from agents.runs.page import Section
+from agents.runs.page import ABSENT, Section
 from agents.runs.records import Record
-from agents.runs.report import png
+from agents.runs.report import as_csv, png
 from agents.runs.suite import Cell, Suite
 
-ABSENT = "\N{EN DASH}"
 REFERENCE = "uniform"
 """The backward policy that the others are compared with."""
 
@@ -26,20 +23,20 @@ class Results:
 
     Attributes:
         name, suite: the suite.
-        records: its records.
+        records: its records, by environment, method and seed.
         metric: the figure that is compared: the first that the suite shows and some record has.
     """
 
     def __init__(self, name: str, suite: Suite, cells: Sequence[Cell], records: Sequence[Record]) -> None:
-        self.name, self.suite, self.records = name, suite, records
+        self.name, self.suite = name, suite
+        self.records = records = sorted(records, key=lambda each: (each.env, each.method, each.seed))
         self.planned = len(cells)
         envs = list(suite.envs)
         methods = list(dict.fromkeys(cell.name.split("/")[1] for cell in cells))
         self.envs = [env for env in envs if any(record.env == env for record in records)]
         self.methods = [method for method in methods if any(record.method == method for record in records)]
         have = {name for record in records for name in record.last}
-        self.shown = [name for name in suite.shown if name in have]
-        self.metric = self.shown[0] if self.shown else "loss"
+        self.metric = next((name for name in suite.shown if name in have), "loss")
         self._by_place: dict[tuple[str, str], dict[int, Record]] = {}
         for record in records:
             self._by_place.setdefault((record.env, record.method), {})[record.seed] = record
@@ -235,10 +232,9 @@ def table_of_cells(results: Results) -> str:
     names = list(dict.fromkeys(name for record in results.records for name in record.last))
     heading = ["cell", "env", "env_kwargs", "agent", "backward", "sampler", "algo", "seed", "settings_sha", *names]
     heading += ["machine", "torch", "python", "version", "commit", "peak_memory_mib"]
-    text = io.StringIO()
-    rows = csv.DictWriter(text, heading, restval="", extrasaction="ignore", lineterminator="\n")
-    rows.writeheader()
+    rows = [heading]
     for record in results.records:
         own = {"cell": f"{results.name}/{record.cell}", "settings_sha": record.settings_digest()}
-        rows.writerow({**record.settings, **record.last, **record.ran, **own})
-    return text.getvalue()
+        values = {**record.settings, **record.last, **record.ran, **own}
+        rows.append([values.get(name, "") for name in heading])
+    return as_csv(rows)
