@@ -271,9 +271,17 @@ def summary(run: Run, names: Iterable[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "version": metadata.version("gfn-envs"),
+        "version": _version(),
         "commit": _commit(),
     }
+
+
+def _version() -> str:
+    """Return the version of this project; nothing where its code is used without being installed."""
+    try:
+        return metadata.version("gfn-envs")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _commit() -> str:

@@ -46,18 +46,24 @@ def curves(results: Results, env: str) -> Figure:
 
 
 def profile(results: Results) -> Figure:
-    """Draw the share of runs that end at most at a value: a panel for each agent, a line for each backward policy."""
-    thresholds = np.geomspace(1e-3, 1, 200)
+    """Draw the share of runs that end at least as well as a value.
+
+    There is a panel for each agent and a line for each backward policy.
+    """
+    values = [v for env in results.envs for method in results.methods for v in results.values(env, method).values()]
+    low, high = np.quantile(values or [0.0, 1.0], [0.05, 1])  # few runs end far better than all others
+    thresholds = np.geomspace(low, high, 200) if low > 0 else np.linspace(low, high, 200)
+    sign = -1 if results.suite.larger_is_better else 1
 
     def line(axes: Axes, method: str, style: dict[str, Any]) -> None:
-        strata = [list(results.values(env, method).values()) for env in results.envs]
+        strata = [[sign * v for v in results.values(env, method).values()] for env in results.envs]
         if any(strata):
-            axes.plot(thresholds, aggregate.profile(strata, thresholds), **style)
+            axes.plot(thresholds, aggregate.profile(strata, sign * thresholds), **style)
 
     heading = results.column(results.metric).heading
     figure = _by_agent(results, results.envs, line, f"{heading} at the end", "share of runs")
     for axes in figure.axes:
-        axes.set_xscale("log")
+        axes.set_xscale("log" if low > 0 else "linear")
     return figure
 
 

@@ -87,8 +87,8 @@ def sections(results: Results, draw: bool = True) -> list[Section]:
 
 
 PROFILE = (
-    "For each agent, the share of runs that end with at most the value on the axis, over the environments on which the "
-    "method has runs; each environment counts the same."
+    "For each agent, the share of runs that end at least as well as the value on the axis, over the environments on "
+    "which the method has runs; each environment counts the same."
 )
 
 
