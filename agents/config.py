@@ -32,7 +32,7 @@ class RunSettings(Settings):
     """The settings that all runs have in common; a subclass is a dataclass and documents them."""
 
     kind: ClassVar[str]
-    """The kind of run that has these settings: a subclass of `agents.runs.kinds.RunKind`, as `"module:Class"`."""
+    """The name in `agents.runs.kinds.KINDS` of the kind of run that has these settings."""
     choices: ClassVar[tuple[str, ...]]
     """Settings that decide which other settings there are and what their defaults are."""
     extends: ClassVar[tuple[str, ...]] = ("trajectories",)
@@ -75,7 +75,7 @@ class RunSettings(Settings):
     def from_json(cls, text: str) -> Self:
         """Return the settings that `to_json` wrote; `ValueError` if one is unknown or wrong, or of another format."""
         kind, values = read_values(text)
-        if kind != cls.kind:
+        if registry.bare(kind) != cls.kind:
             raise InvalidSettingError(f"it holds the settings of another kind of run ({kind!r}, not {cls.kind!r})")
         return cls.from_flat(values)
 
@@ -136,7 +136,7 @@ def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str
 class Config(RunSettings):
     """One training run: the names of its choices, the settings of each choice, and the settings of every run."""
 
-    kind: ClassVar[str] = "agents.runs.kinds:AgentRun"
+    kind: ClassVar[str] = "AgentRun"
     choices: ClassVar[tuple[str, ...]] = ("agent", "backward", "sampler", "network", "preset")
 
     agent: str = "mdqn"

@@ -19,7 +19,7 @@ from gfn_envs.registry import find
 class BaselineConfig(RunSettings):
     """One run of a baseline."""
 
-    kind: ClassVar[str] = "baselines.run_kind:BaselineRun"
+    kind: ClassVar[str] = "BaselineRun"
     choices: ClassVar[tuple[str, ...]] = ("algo",)
     extends: ClassVar[tuple[str, ...]] = ("trajectories", "steps")
 

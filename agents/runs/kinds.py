@@ -1,14 +1,13 @@
 """Kinds of runs: how the settings in a `config.json` are read back, and how a sweep starts a run.
 
-A `config.json` names its kind as `"module:Class"`. The module is imported when the first such run is read, so a kind
-costs nothing without runs of it. The module of a kind imports only what reading settings needs. What building a run
-needs, such as another library, is imported by `learned`.
+A `config.json` names its kind. The module of the kind is imported when the first such run is read, so a kind costs
+nothing without runs of it. The module of a kind imports only what reading settings needs. What building a run needs,
+such as another library, is imported by `learned`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +20,15 @@ from torch import Tensor
 from agents.config import CHOICES, Config, RunSettings, check_config, method_names, usual, with_values
 from agents.evaluation.evaluator import enumerate_within
 from agents.policy import load as load_policy
+from agents.registry import bare
 from gfn_envs.exact import Enumeration
 from gfn_envs.registry import load
 
 Settings = TypeVar("Settings", bound=RunSettings)
 
-PACKAGES = ("agents", "baselines")
-"""Kinds are looked up only in these packages, so that a stranger's file cannot choose what is imported."""
-
-AGENT, BASELINE = "agents.runs.kinds:AgentRun", "baselines.run_kind:BaselineRun"
+AGENT, BASELINE = "AgentRun", "BaselineRun"
+KINDS = {AGENT: "agents.runs.kinds:AgentRun", BASELINE: "baselines.run_kind:BaselineRun"}
+"""Where each kind is. There are no others, so that a stranger's file cannot choose what is imported."""
 
 
 @dataclass(frozen=True)
@@ -149,17 +148,10 @@ def _kind_of(name: str) -> str:
 
 
 def find_kind(name: str) -> RunKind:
-    """Return the kind of run that `"module:Class"` names.
+    """Return the kind of run that a `config.json` names; `ValueError` if there is no such kind.
 
-    Raises `ValueError` for a module outside `PACKAGES`, and if the name is not that of a kind of run.
+    Earlier versions wrote the module before the name, which says nothing: where it is, `KINDS` tells.
     """
-    module, _, thing = name.partition(":")
-    if module.partition(".")[0] not in PACKAGES or not thing:
+    if bare(name) not in KINDS:
         raise ValueError(f"{name!r} is no kind of run of this project")
-    try:
-        kind = load(name)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise ValueError(f"{name!r} is no kind of run that this version knows ({error})") from None
-    if not (isinstance(kind, type) and issubclass(kind, RunKind)) or inspect.isabstract(kind):
-        raise ValueError(f"{name!r} is no kind of run")
-    return kind()
+    return load(KINDS[bare(name)])()

@@ -1,4 +1,4 @@
-"""The shared part of the scripts in agents/ and baselines/: `python agents/run.py` does as `gfn-train` would."""
+"""The shared part of the scripts in agents/ and baselines/, which are also the commands `gfn-train` and so on."""
 
 from __future__ import annotations
 

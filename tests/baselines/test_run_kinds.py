@@ -34,12 +34,10 @@ def test_a_folder_says_how_it_is_read(
     ("kind", "reason"),
     [
         ("antigravity:fly", "no kind of run of this project"),
-        ("agents_of_chaos:Kind", "no kind of run of this project"),
         ("agents", "no kind of run of this project"),
-        ("baselines.no_such_module:Kind", "this version knows"),
-        ("baselines.run_kind:NoSuchKind", "this version knows"),
-        ("agents.runs.kinds:RunKind", "is no kind of run"),
-        ("agents.runs.kinds:load_policy", "is no kind of run"),
+        ("baselines.run_kind:NoSuchKind", "no kind of run of this project"),
+        ("RunKind", "no kind of run of this project"),
+        ("agents.runs.kinds:load_policy", "no kind of run of this project"),
         (["agents"], "does not say of which kind of run"),
         (None, "does not say of which kind of run"),
     ],
@@ -51,6 +49,15 @@ def test_a_folder_cannot_choose_what_is_imported(kind: object, reason: str, tmp_
     with pytest.raises(finished.UnusableError, match=reason):
         finished.read(path)
     assert "antigravity" not in sys.modules
+
+
+def test_a_kind_is_read_back_wherever_its_package_stood(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", agent(), [row(10)])
+    values = json.loads((path / "config.json").read_text())
+    for written in ("AgentRun", "agents.runs.kinds:AgentRun", "gfn_agents.runs.kinds:AgentRun"):
+        (path / "config.json").write_text(json.dumps({**values, "kind": written}))
+        assert type(finished.read(path).kind) is kinds.AgentRun
+        assert RunFolder(path, Config).read_config() == agent()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def _run(main: Callable[[list[str]], int], *flags: str) -> Callable[[], Any]:
     return lambda: main([*flags, "--env-kwargs", '{"dim": 1, "side": 2}', "--out", "run", "--no-progress"])
 
 
+EXTRAS = tomllib.loads(text(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
 USES: list[tuple[str, str, Callable[[], Any]]] = [
     ("molecules", "rdkit", lambda: gfn_envs.make("gfn/QM9-v0").from_smiles(["C"])),
     (
@@ -65,5 +66,9 @@ def test_without_its_package_the_extra_is_named(
 
 
 def test_every_extra_is_named_by_something() -> None:
-    extras = tomllib.loads(text(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
-    assert {extra for extra, _, _ in USES} == set(extras) - {"dev"}
+    assert {extra for extra, _, _ in USES} == set(EXTRAS) - {"all", "dev"}
+
+
+def test_all_names_every_extra_for_users() -> None:
+    (everything,) = EXTRAS["all"]
+    assert everything == f"gfn-envs[{','.join(name for name in EXTRAS if name not in ('all', 'retrain', 'dev'))}]"
