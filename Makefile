@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train compare test test-all test-clients attack check bench format clean
+.PHONY: help train compare test test-all test-clients test-lowest attack check bench format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -49,6 +49,22 @@ test-clients: .venv $(CLIENTS:%=.clients/%/installed)  ## the examples of docs/c
 	.clients/$*/bin/python -m pip install --quiet --no-deps --requirement $<
 	touch $@
 
+# PyTorch is the locked one: wheels of its earlier releases bring gigabytes of CUDA. LOWEST_TORCH=torch==2.6.0 takes them.
+LOWEST_TORCH := $(shell grep '^torch==' requirements.lock)
+
+test-lowest: .lowest/installed  ## the quick tests with the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -n 2 --dist worksteal
+
+.lowest/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear .lowest
+	.lowest/bin/python -m pip install --quiet uv
+	echo torch > .lowest/excludes.txt
+	.lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra all --extra dev \
+		--excludes .lowest/excludes.txt --output-file .lowest/requirements.txt pyproject.toml
+	.lowest/bin/python -m pip install --quiet --requirement .lowest/requirements.txt $(LOWEST_TORCH)
+	.lowest/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 check: .venv  ## style and types, without the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +78,4 @@ format: .venv  ## put the code into the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf .venv .clients build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .clients .lowest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
