@@ -22,6 +22,7 @@ from agents.config import Config
 from agents.evaluation.estimates import log_likelihood, log_probs
 from agents.evaluation.gflownet import GFlowNet
 from agents.model import Model, build_model, resolve_device
+from agents.pretrained import PREFIX, policy_file
 from agents.runs.folder import RunFileError, write_atomically
 from agents.sampling.categorical import gumbel_noise, sample_actions
 from agents.sampling.random_state import make_generator
@@ -191,12 +192,16 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load(path: str | Path, device: str = "auto") -> TrainedPolicy:
-    """Load a trained policy from the folder of a run, or from a file that `TrainedPolicy.save` wrote.
+    """Load a trained policy from the folder of a run, from a file that `TrainedPolicy.save` wrote, or by its name.
+
+    `"pretrained:gfn/QM9-v0"` names the policy for that environment that comes with the project. Raises `ValueError` for
+    an environment without one (the message lists the others).
 
     It reads only the network and log Z: no replay, no optimizer, no enumeration. Raises `agents.RunFileError` for a
     folder without a policy, for a damaged file, and for a file of another program.
     """
-    file = Path(path)
+    name = str(path)
+    file = policy_file(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else Path(path)
     if file.is_dir():
         file = file / FILE
         if not file.exists():

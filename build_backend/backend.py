@@ -45,6 +45,7 @@ COMMANDS = {
     "agents/evaluate.py": "gfn-evaluate",
     "agents/sweep.py": "gfn-sweep",
     "agents/compare.py": "gfn-compare",
+    "agents/results.py": "gfn-results",
     "baselines/run.py": "gfn-baseline",
 }
 """The scripts that help texts name, and the commands of a wheel that do the same."""

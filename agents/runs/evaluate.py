@@ -20,8 +20,8 @@ from agents.settings import check, values_of
 
 HELP = """Measure a trained policy again, with other settings than its run's.
 
-RUN is the folder of a run, or a policy's file. The defaults below are those of its run. Metrics of samples are of
---eval.samples fresh objects.
+RUN is the folder of a run, a policy's file, or pretrained:ID for the policy that comes with the project for an
+environment. The defaults below are those of its run. Metrics of samples are of --eval.samples fresh objects.
 
   python agents/evaluate.py runs/main --eval.elbo-samples 10000
   python agents/evaluate.py runs/qm9 --eval.test-rollouts 100 --eval.test-objects 0 --out metrics.json"""
@@ -32,7 +32,7 @@ class Options:
     """What to evaluate, and how."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run, or a policy's file."""
+    """Folder of a run, a policy's file, or pretrained:ID."""
     eval: EvaluationSettings = field(default_factory=EvaluationSettings)
     seed: int = 0
     """Seed of everything random."""

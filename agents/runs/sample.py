@@ -24,7 +24,8 @@ from gfn_envs.abilities import ReadsSmiles
 
 HELP = """Sample complete objects with a trained policy, or trajectories that lead to given ones.
 
-RUN is the folder of a run, or a policy's file. Objects come out as CSV, a line each:
+RUN is the folder of a run, a policy's file, or pretrained:ID for the policy that comes with the project for an
+environment. Objects come out as CSV, a line each:
   object  the object as text: a molecule's SMILES, or the state in words
   r       its reward as metrics report it (r for molecules, R elsewhere)
   log_reward  log R, which training aims at (with the exponent and the symmetry factor, for molecules)
@@ -34,6 +35,7 @@ RUN is the folder of a run, or a policy's file. Objects come out as CSV, a line 
 
   python agents/sample.py runs/main --num 1000 --out samples.csv
   python agents/sample.py runs/main --num 20 --rollouts 10
+  python agents/sample.py pretrained:gfn/QM9-v0 --num 1000 --out molecules.csv
 
 Where an environment's metrics say something of many objects together, such as how probable each edge of a Bayesian
 network is, this goes to the standard error stream.
@@ -54,7 +56,7 @@ class Options:
     """What to sample, and where to write it."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run, or a policy's file."""
+    """Folder of a run, a policy's file, or pretrained:ID."""
     num: int = 1000
     """Number of objects."""
     seed: int = 0

@@ -16,6 +16,7 @@ from pages import PAGES, ROOT, blocks, commands, text
 import gfn_envs
 from agents.config import CHOICES
 from agents.evaluation.settings import EvaluationSettings
+from agents.pretrained import make
 from agents.runs import bench, compare, evaluate, results, sample, sweep, train, tune
 from agents.settings import field_types
 
@@ -47,6 +48,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "python agents/results.py": lambda words: tyro.cli(results.Options, args=words),
     "python agents/tune.py": lambda words: tyro.cli(tune.Options, args=words),
     "python baselines/run.py": _baseline,
+    "python -m agents.pretrained.make": make.parse,
     "python -m agents.runs.bench": lambda words: tyro.cli(bench.Options, args=words),
 }
 """What understands a command's words, by the beginning of its line."""
