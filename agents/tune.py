@@ -2,5 +2,11 @@
 
 from agents.runs.script import run
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Run the command line, and exit with its code."""
     run("agents.runs.tune")
+
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,7 @@ COMMANDS = {
     "agents/sweep.py": "gfn-sweep",
     "agents/compare.py": "gfn-compare",
     "agents/results.py": "gfn-results",
+    "agents/tune.py": "gfn-tune",
     "baselines/run.py": "gfn-baseline",
 }
 """The scripts that help texts name, and the commands of a wheel that do the same."""
