@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from agents.evaluation.settings import EvaluationSettings
@@ -54,6 +55,7 @@ def evaluate(arguments: list[str]) -> None:
     with command.cause_last():
         options = tyro.cli(Options, args=arguments, default=default, prog="python agents/evaluate.py", description=HELP)
     assert policy is not None
+    torch.set_num_threads(policy.config.threads)
     check(options.eval, policy.config.eval, "eval.")
     if not 0 <= options.seed <= 2**62:
         raise ValueError(f"--seed must lie in 0 .. 2^62, got {options.seed}.")

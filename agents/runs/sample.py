@@ -172,6 +172,7 @@ def sample(options: Options) -> None:
     if not 0 <= options.seed <= 2**62:
         raise ValueError(f"--seed must lie in 0 .. 2^62, got {options.seed}.")
     policy = load(options.run, options.device)
+    torch.set_num_threads(policy.config.threads)  # as in training: on a busy machine more wait for each other
     if options.backward_from:
         text = trajectories_json(policy, read_states(policy, Path(options.backward_from)), options.seed)
         kind = "trajectories"
