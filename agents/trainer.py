@@ -17,7 +17,7 @@ from agents import policy
 from agents.config import Config
 from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import GFlowNet
-from agents.evaluation.metric import Column, run_columns
+from agents.evaluation.metric import Column, leading, run_columns
 from agents.model import Model
 from agents.sampling.buffer import Batch, RolloutBuffer
 from agents.sampling.categorical import host_is_free
@@ -130,7 +130,13 @@ class Trainer:
 
         `on_evaluation` receives the metrics of each evaluation after they are added to `history`.
         """
-        bar = tqdm(total=self.config.trajectories, initial=self.trajectories, unit="traj", disable=not progress)
+        bar = tqdm(
+            total=self.config.trajectories,
+            initial=self.trajectories,
+            unit="traj",
+            disable=not progress,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]",
+        )
         with bar:
             started = time.perf_counter()
             while self.iteration < self.num_iterations:
@@ -172,9 +178,11 @@ class Trainer:
         return metrics
 
     def _postfix(self) -> dict[str, str]:
+        """Return what the progress line shows: the loss, and the leading metric of the latest evaluation."""
         shown = {name: f"{value:.3g}" for name, value in self._means.read().items() if name == "loss"}
-        if self.history and "l1_empirical" in self.history[-1]:
-            shown["L1"] = f"{self.history[-1]['l1_empirical']:.3f}"
+        if self.history and (name := leading(self.history[-1], self.columns())):
+            column = self.columns()[name]
+            shown[column.heading] = column.form.format(self.history[-1][name])
         return shown
 
     def _check(self) -> None:

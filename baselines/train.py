@@ -124,13 +124,15 @@ def train(options: Options, folder: RunFolder[BaselineConfig], trainer: Trainer)
     def close(finished: bool) -> list[Path]:
         trainer.baseline.save_model(folder.path)
         pictures = report.draw(folder, trainer) if options.pictures else []
+        if pictures:
+            pictures.append(report.write_page(folder, trainer, pictures, "python baselines/run.py"))
         if finished:
             report.write_tables(folder, trainer)
             folder.write_summary(command.summary(trainer, ("algo", "reward_mode", "env", "seed")))
         return pictures
 
     loggers = [TensorBoard(folder.path)] if options.tensorboard else []
-    return command.follow(folder, trainer, loggers, options.progress, close)
+    return command.follow(folder, trainer, loggers, options, close)
 
 
 def main(argv: list[str] | None = None) -> int:

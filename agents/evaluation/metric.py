@@ -79,6 +79,12 @@ class Column:
         return cls(words, panel=words)
 
 
+def leading(figures: Mapping[str, float], columns: Mapping[str, Column]) -> str:
+    """Return the name of the metric in `figures` that a comparison shows first; "" if it shows none of them."""
+    ranked = {name: columns[name].compared for name in figures if name in columns and columns[name].compared}
+    return min(ranked, key=lambda name: ranked[name], default="")
+
+
 def run_columns(metrics: Mapping[str, Column]) -> dict[str, Column]:
     """Return the columns of a whole run: how far it is, what its `metrics` tell, and how it learns."""
     loss = "training loss"

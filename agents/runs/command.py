@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -230,13 +230,14 @@ class StopSignals:
 def follow(
     folder: RunFolder[Any],
     run: Trainable,
-    loggers: Iterable[Logger],
-    progress: bool,
+    loggers: Sequence[Logger],
+    options: RunOptions,
     close: Callable[[bool], list[Path]],
 ) -> int:
     """Train `run` to the end or to a signal, and save after each evaluation; return the exit code.
 
-    `close(finished)` writes the last files and returns the pictures that it drew.
+    Loggers also get the pictures of each evaluation. `close(finished)` writes the last files, and returns those that
+    are to be looked at.
     """
     with StopSignals() as signals, contextlib.ExitStack() as at_exit:
         for logger in loggers:
@@ -248,13 +249,17 @@ def follow(
             folder.save(run)
             for logger in loggers:
                 logger.log(metrics)
+            if loggers and options.pictures:
+                drawn = {name: report.png(picture) for name, picture in report.pictures(run).items()}
+                for logger in loggers if drawn else ():
+                    logger.show(drawn, int(metrics["trajectories"]))
 
-        finished = run.train(on_evaluation, signals.wanted, progress)
+        finished = run.train(on_evaluation, signals.wanted, options.progress)
         folder.save(run)
         print(report.table(run.history, run.columns()), flush=True)
         pictures = close(finished)
     if pictures:
-        print("pictures: " + ", ".join(str(path) for path in pictures))
+        print("to look at: " + ", ".join(str(path) for path in pictures))
     if not finished:
         print(f"stopped after {run.trajectories:,} trajectories; go on with --resume {folder.path}", file=sys.stderr)
         return 128 + signals.received

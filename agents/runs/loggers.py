@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
 
 EVENT_FILES = "events.out.tfevents.*"
 """Pattern for the names of TensorBoard's files."""
@@ -15,6 +20,9 @@ class Logger(Protocol):
 
     def log(self, metrics: dict[str, float]) -> None:
         """Log the metrics of one evaluation."""
+
+    def show(self, pictures: Mapping[str, bytes], trajectories: int) -> None:
+        """Log the pictures of an evaluation, PNG files by name; those from before a resume do not come again."""
 
     def close(self) -> None:
         """Write everything that is still pending."""
@@ -35,6 +43,11 @@ def require(package: str, what: str = "", extra: str = "") -> None:
         )
 
 
+def as_image(png: bytes) -> Image.Image:
+    """Return a PNG file's content as a picture."""
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
 class TensorBoard:
     """Event files in the run's folder, which replace those from before a resume: `tensorboard --logdir runs`."""
 
@@ -48,6 +61,10 @@ class TensorBoard:
     def log(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, int(metrics["trajectories"]))
+
+    def show(self, pictures: Mapping[str, bytes], trajectories: int) -> None:
+        for name, png in pictures.items():
+            self._writer.add_image(name, np.asarray(as_image(png)), trajectories, dataformats="HWC")
 
     def close(self) -> None:
         self._writer.close()
@@ -63,6 +80,11 @@ class WandB:
 
     def log(self, metrics: dict[str, float]) -> None:
         self._run.log(metrics, step=int(metrics["trajectories"]))
+
+    def show(self, pictures: Mapping[str, bytes], trajectories: int) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._run.log({name: wandb.Image(as_image(png)) for name, png in pictures.items()}, step=trajectories)
 
     def close(self) -> None:
         self._run.finish()

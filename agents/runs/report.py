@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,14 @@ from PIL.Image import Image
 
 from agents.evaluation.metric import Column, Drawer, Table
 from agents.runs.folder import Run, RunFolder
+from agents.runs.page import Section, web_page
 from agents.sampling.rollout import Policy, rollout
 from gfn_envs.dag import DAG
 
 History = list[dict[str, float]]
 """One dictionary of metrics per evaluation, oldest first."""
+ROWS_OF_PAGE = 25
+"""Evaluations in the table of a run's page."""
 
 
 def shown_columns(history: History, columns: Mapping[str, Column]) -> dict[str, Column]:
@@ -37,17 +42,48 @@ def table(history: History, columns: Mapping[str, Column], rows: int = 12) -> st
     """Return the metrics of up to `rows` evenly spread evaluations, including the last, as aligned text."""
     if not history:
         return "no evaluation yet"
+    lines = cells(history, columns, rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+
+
+def cells(history: History, columns: Mapping[str, Column], rows: int) -> list[list[str]]:
+    """Return the headings, and the metrics of up to `rows` evenly spread evaluations, including the last."""
     step = -(-len(history) // rows)
     shown = history[::-1][::step][::-1]
     known = {name: column for name, column in shown_columns(shown, columns).items() if column.in_table}
     lines = [[column.heading for column in known.values()]]
-    lines += [[known[name].form.format(row[name]) if name in row else "" for name in known] for row in shown]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(known))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return lines + [[known[name].form.format(row[name]) if name in row else "" for name in known] for row in shown]
+
+
+def write_page(folder: RunFolder[Any], run: Run, paths: Iterable[Path], command: str) -> Path:
+    """Write `report.html`, a run's metrics, pictures and settings in one file, and return its path.
+
+    Args:
+        paths: the files of the pictures.
+        command: the command line that started the run, without its arguments.
+    """
+    settings = run.config.flat()
+    known = shown_columns(run.history, run.columns()).values()
+    meanings = tuple(f"{column.heading}: {column.meaning}" for column in known if column.in_table and column.meaning)
+    rows = cells(run.history, run.columns(), ROWS_OF_PAGE) if run.history else [["no evaluation yet"]]
+    parts = [
+        Section(f"{run.config.env}, {folder.path.name}", "One run, as far as its last evaluation."),
+        Section("Metrics", items=meanings, table=tuple(map(tuple, rows))),
+        *(Section(path.stem.replace("_", " "), picture=(path.name, path.read_bytes())) for path in paths),
+        Section("Settings", table=(("setting", "value"), *((name, str(value)) for name, value in settings.items()))),
+        Section("To go on with it", f"{command} --resume {shlex.quote(str(folder.path))}"),
+    ]
+    return folder.write("report.html", web_page(parts).encode())
 
 
 def draw(folder: RunFolder[Any], run: Run) -> list[Path]:
-    """Draw a run's pictures into its folder and return the paths of those that apply.
+    """Draw a run's pictures into its folder and return the paths of those that apply."""
+    return [folder.write(f"{name}.png", png(picture)) for name, picture in pictures(run).items()]
+
+
+def pictures(run: Run) -> dict[str, Figure | Image]:
+    """Return the pictures that apply to a run, by name.
 
     A picture is left out if it needs a package that is not installed.
     """
@@ -56,13 +92,10 @@ def draw(folder: RunFolder[Any], run: Run) -> list[Path]:
     if gflownet is not None:
         policy = gflownet.policy()
         drawers["trajectories"] = lambda: trajectories(run.dag, policy, run.config.seed)
-    drawn = []
+    drawn = {}
     for name, drawer in {**run.evaluator.pictures(gflownet), **drawers}.items():
-        try:
-            picture = drawer()
-        except ModuleNotFoundError:
-            continue
-        drawn.append(folder.write(f"{name}.png", png(picture)))
+        with contextlib.suppress(ModuleNotFoundError):
+            drawn[name] = drawer()
     return drawn
 
 

@@ -137,13 +137,15 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
         print(f"metric {name} is left out: {reason}", file=sys.stderr)
     loggers = [make(folder, config) for make in _wanted_loggers(options).values()]
     return command.follow(
-        folder, trainer, loggers, options.progress, lambda finished: close(folder, trainer, finished, options.pictures)
+        folder, trainer, loggers, options, lambda finished: close(folder, trainer, finished, options.pictures)
     )
 
 
 def close(folder: RunFolder[Config], trainer: Trainer, finished: bool, pictures: bool = True) -> list[Path]:
-    """Draw the pictures and return their paths; if the run is finished, also write its tables and summary."""
+    """Draw the pictures and the page, return their paths; if the run is finished, also write its tables and summary."""
     drawn = report.draw(folder, trainer) if pictures else []
+    if drawn:
+        drawn.append(report.write_page(folder, trainer, drawn, "python agents/run.py"))
     if finished:
         report.write_tables(folder, trainer)
         folder.write_summary(command.summary(trainer, ("agent", "backward", "network", "env", "seed")))

@@ -16,7 +16,7 @@ from gfn_envs import registry
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing at the end of a run: that takes longer than the run."""
-    monkeypatch.setattr(report, "draw", lambda folder, run: [])
+    monkeypatch.setattr(report, "pictures", lambda run: {})
 
 
 @pytest.fixture

@@ -32,6 +32,17 @@ def test_tensorboard_gets_every_evaluation_once_also_after_a_resume(tmp_path: Pa
     assert [event.value for event in events.Scalars("l1_exact")] == pytest.approx([row["l1_exact"] for row in rows])
 
 
+def test_tensorboard_gets_the_pictures_of_each_evaluation(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main([*SHORT, "--tensorboard", "--out", str(tmp_path / "with")]) == 0
+    events = EventAccumulator(str(tmp_path / "with")).Reload()
+    assert set(events.Tags()["images"]) == {"learning_curve", "distribution", "trajectories"}
+    assert [event.step for event in events.Images("distribution")] == [48, 96]
+    assert main([*SHORT, "--tensorboard", "--no-pictures", "--out", str(tmp_path / "without")]) == 0
+    assert EventAccumulator(str(tmp_path / "without")).Reload().Tags()["images"] == []
+
+
 def test_wandb_gets_settings_and_every_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
 ) -> None:

@@ -1,5 +1,6 @@
 """What a run leaves to look at: the table's lines and the pictures' panels."""
 
+import html
 import itertools
 import json
 import math
@@ -141,6 +142,20 @@ def test_every_dag_gets_all_pictures(dag, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names | {"files.json"}
     for path in paths:
         assert imread(path).std() > 0.01  # not blank
+
+
+def test_a_page_has_metrics_pictures_settings_and_the_command_to_go_on_and_no_network(tmp_path):
+    trainer = trainer_of(Hypergrid(2, 4))
+    trainer.train(lambda metrics: None, lambda: False, progress=False)
+    folder = folder_at(tmp_path / "a <b> & c")
+    (tmp_path / "a <b> & c").mkdir()
+    page = report.write_page(folder, trainer, report.draw(folder, trainer), "python agents/run.py").read_text()
+    assert html.escape(f"python agents/run.py --resume '{folder.path}'") in page
+    assert "<b>" not in page
+    assert "TV exact" in page
+    assert "<td>agent.log_z_lr</td>" in page
+    assert page.count('src="data:image/png;base64,') == 3
+    assert not re.search(r"(src|href)=.(?!data:)", page)
 
 
 def test_without_an_enumeration_there_is_no_picture_of_the_distribution(tmp_path):

@@ -11,6 +11,7 @@ from run_files import (
     BASE,
     DRAWN,
     MDQN,
+    PAGE,
     RUN_FILES,
     SHORT,
     assert_same_run,
@@ -130,7 +131,7 @@ def test_a_process_that_gets_a_signal_ends_with_its_code(number: int, code: int,
     assert "L1 empirical" in output
     assert "Traceback" not in errors
     assert state_of(tmp_path)["iteration"] >= 24
-    assert set(contents(tmp_path)) == RUN_FILES - {"summary.json"} | DRAWN
+    assert set(contents(tmp_path)) == RUN_FILES - {"summary.json"} | DRAWN | {PAGE}
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, no_pictures: None) -> None:

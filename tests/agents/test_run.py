@@ -12,6 +12,7 @@ from run_files import (
     BASE,
     DRAWN,
     GRIDS,
+    PAGE,
     RUN_FILES,
     SCRIPT,
     SHORT,
@@ -38,7 +39,7 @@ def test_a_script_run_from_any_folder_leaves_everything_promised(tmp_path: Path)
     assert process.returncode == 0, errors
     assert errors == ""
     folder = tmp_path / "here"
-    assert set(contents(folder)) == RUN_FILES | DRAWN
+    assert set(contents(folder)) == RUN_FILES | DRAWN | {PAGE}
     rows = metrics_of(folder)
     assert [row["trajectories"] for row in rows] == [48, 96]
     assert rows[0].keys() >= PROMISED_METRICS - {"loss", "backward_loss"}, "16 batches are collected first"

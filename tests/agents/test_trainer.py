@@ -203,3 +203,14 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_evaluated_or_handed
         trainer.train(seen.append, lambda: stops and trainer.iteration == 3, progress=False)
     assert seen == []
     assert trainer.iteration == 2
+
+
+def test_the_progress_line_has_the_loss_the_leading_metric_and_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trainer = built(config("tb", "uniform", trajectories=16 * 120, eval_every=50, eval__max_exact_edges=1000))
+    trainer.train(lambda metrics: None, lambda: False, progress=True)
+    line = capsys.readouterr().err.split("\r")[-1]
+    assert "loss=" in line
+    assert f"TV exact={trainer.history[-2]['total_variation_exact']:.4f}" in line
+    assert " left, " in line

@@ -21,7 +21,8 @@ TIMES = {"seconds", "iterations_per_second", "test_seconds"}
 DRAWN = {"learning_curve.png", "distribution.png", "trajectories.png"}
 """The pictures of a run on a grid."""
 RUN_FILES = {"config.json", "metrics.jsonl", "columns.json", "checkpoint.pt", FILE, "files.json", "summary.json"}
-"""What a finished run leaves beside its pictures."""
+"""What a finished run leaves beside its pictures and the page that shows them."""
+PAGE = "report.html"
 
 BASE = ["--env-kwargs", '{"dim": 2, "side": 4}', "--batch-size", "4", "--eval-every", "12", "--network.width", "8"]
 BASE += ["--no-progress"]
