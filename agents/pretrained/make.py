@@ -112,7 +112,7 @@ def table() -> str:
     lines.append("|---" * (4 + len(COLUMNS)) + "|")
     for env, row in read_index().items():
         trained = " + ".join(method_names(row["agent"], row["backward"], row["sampler"]))
-        metrics = [f"{row['metrics'][name]:.2g}" if name in row["metrics"] else "" for name in COLUMNS]
+        metrics = [f"{row['metrics'][name]:.3g}" if name in row["metrics"] else "" for name in COLUMNS]
         cells = [f"`{env}`", trained, f"{row['trajectories']:,}", f"{row['cpu_seconds'] / 60:.1f}", *metrics]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -23,9 +23,9 @@ OURS = [env for env in gfn_envs.registered() if env.startswith("gfn/")]
 GRID = "gfn/RandomDAG-v0"
 
 
-def test_every_environment_has_a_recipe_and_the_index_says_how_each_was_trained() -> None:
+def test_every_environment_has_one_and_the_index_says_how_it_was_trained() -> None:
     index = pretrained.read_index()
-    assert set(index) <= set(make.RECIPES) == set(OURS)
+    assert set(index) == set(make.RECIPES) == set(OURS)
     for env, row in index.items():
         recipe = make.RECIPES[env]
         assert {name: row[name] for name in asdict(recipe)} == {**asdict(recipe), "settings": recipe.all_settings()}
@@ -66,11 +66,11 @@ def test_the_page_shows_the_index() -> None:
 
 
 def test_an_unknown_id_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"Unknown pretrained policy 'gfn/QM8-v0'\. Known, closest first: gfn/"):
+    with pytest.raises(ValueError, match=r"Unknown pretrained policy 'gfn/QM8-v0'\. Known.* first: gfn/QM9-v0, "):
         agents.load("pretrained:gfn/QM8-v0")
     for main in (sample.main, evaluate.main):
         assert main(["pretrained:gfn/QM8-v0"]) == 2
-        assert "closest first: gfn/" in capsys.readouterr().err
+        assert "closest first: gfn/QM9-v0" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_the_one_of_the_index_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,9 @@ def test_a_file_that_is_not_the_one_of_the_index_is_refused(tmp_path: Path, monk
 def test_molecules_come_from_the_command_line(tmp_path: Path) -> None:
     pytest.importorskip("rdkit")
     out = tmp_path / "molecules.csv"
+    torch.set_num_threads(2)
     assert sample.main(["pretrained:gfn/QM9-v0", "--num", "100", "--out", str(out), "--no-progress"]) == 0
+    assert torch.get_num_threads() == 1  # as in training: on a busy machine two wait for each other
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 100
     assert all(row["object"] and float(row["r"]) > 0 for row in rows)
