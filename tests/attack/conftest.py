@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from attack import SEED, SHARE
+from run_files import SHORT
 
-from agents.runs import report
+from agents.runs import report, train
+from baselines import train as baseline
 
 HERE = Path(__file__).parent
 
@@ -17,6 +19,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.attack)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run of each kind here, so that forked processes find every module imported; return the agent's folder."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("warm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda folder, run: [])
+        assert train.main([*SHORT, "--out", str(folder / "run")]) == 0
+        for algo in ("maskable_ppo", "dqn"):
+            arguments = ["--algo", algo, "--env-kwargs", '{"dim": 2, "side": 4}', "--trajectories", "40"]
+            assert baseline.main([*arguments, "--no-progress", "--out", str(folder / algo)]) == 0
+    return folder / "run"
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from attack import SEED, complaint, fork, left_over, number
 from run_files import assert_same_run
-from test_kills import AGENT, MOST, whole
+from test_kills import AGENT, MOST, SMALL, whole
 
 from agents.runs import train
 
-ARGUMENTS = [*AGENT, "--env-kwargs", '{"dim": 2, "side": 6}']
+ARGUMENTS = [*AGENT, *SMALL]
 
 
 @pytest.fixture

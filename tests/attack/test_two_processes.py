@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from attack import complaint, fork, left_over, number
-from run_files import assert_same_run
-from test_kills import AGENT, MOST, whole
+from run_files import assert_same_run, metrics_of
+from test_kills import AGENT, MOST, SMALL, whole
 
-from agents.runs import train
+from agents.runs import sweep, train
 
-ARGUMENTS = [*AGENT, "--env-kwargs", '{"dim": 2, "side": 6}', "--trajectories", "1200"]
+ARGUMENTS = [*AGENT, *SMALL, "--trajectories", "400"]
 PAIRS = {
     "new": ("", ""),
     "replaced": ("--overwrite", "--overwrite"),
@@ -23,7 +23,7 @@ PAIRS = {
 def test_of_two_processes_one_is_refused(name: str, tmp_path: Path, record_property: Callable) -> None:
     whole(train.main, ARGUMENTS, tmp_path / "whole")
     together = 0
-    for i in range(number(20)):
+    for i in range(number(8)):
         run = tmp_path / f"run{i}"
         if "resumed" in name:  # a run that was stopped at its beginning
             first = fork(train.main, [*ARGUMENTS, "--out", str(run)], tmp_path / "log")
@@ -45,4 +45,26 @@ def test_of_two_processes_one_is_refused(name: str, tmp_path: Path, record_prope
                 together += 1
         assert_same_run(run, tmp_path / "whole")
         assert left_over(run) == []
-    record_property("count", f"{number(20)} pairs, {together} refused")
+    record_property("count", f"{number(8)} pairs, {together} refused")
+
+
+def test_two_sweeps_share_a_folder(tmp_path: Path) -> None:
+    arguments = ["--methods", "tb+uniform", "random", "--seeds", "0", "--trajectories", "200", "--evaluations", "2"]
+    arguments += [
+        "--env-kwargs",
+        '{"dim": 2, "side": 4}',
+        "--jobs",
+        "1",
+        "--no-progress",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    processes = [fork(sweep.main, arguments, tmp_path / f"{i}.log") for i in range(2)]
+    assert [process.wait(2 * MOST) for process in processes] == [0, 0], [process.told() for process in processes]
+    runs = [file.parent for file in (tmp_path / "out").rglob("config.json")]
+    assert len(runs) == 2
+    for run in runs:
+        counts = [row["trajectories"] for row in metrics_of(run)]
+        assert counts == sorted(set(counts))
+        assert (run / "summary.json").exists()
+    assert left_over(tmp_path / "out") == []

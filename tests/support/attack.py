@@ -8,9 +8,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 SHARE = float(os.environ.get("ATTACK_SHARE", "1"))
 """Part of the full number of attacks to do."""
@@ -18,10 +19,19 @@ SEED = int(os.environ.get("ATTACK_SEED", "0"))
 CRASHED = 99
 """Exit code of a process that ended with a traceback."""
 
+Case = TypeVar("Case")
+
 
 def number(full: int) -> int:
     """Return how many attacks to do where there are `full` of them in all."""
     return max(1, round(full * SHARE))
+
+
+def some(cases: Iterable[Case]) -> list[Case]:
+    """Return as many of the cases as the share asks for, at least one, evenly spread over them."""
+    every = list(cases)
+    count = max(1, round(len(every) * min(SHARE, 1)))
+    return [every[i * len(every) // count] for i in range(count)]
 
 
 @dataclass

@@ -110,7 +110,7 @@ def assert_same(a: Any, b: Any, where: str = "state") -> None:
     elif isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
     else:
-        assert a == b, where
+        assert a == b or (a != a and b != b), where  # NaN
 
 
 def assert_same_run(a: Path, b: Path) -> None:
