@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
-from zipfile import BadZipFile
 
 T = TypeVar("T")
 
@@ -49,15 +46,3 @@ def integer_at_least(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
     return int(value)
-
-
-@contextlib.contextmanager
-def reading_packaged(file: Path, what: str, *others: type[Exception]) -> Iterator[None]:
-    """Turn an error while a file of this package is read, `others` included, into a `ValueError` that says what to do.
-
-    `what` names its content: `"the gaps"`.
-    """
-    try:
-        yield
-    except (OSError, ValueError, LookupError, EOFError, BadZipFile, *others) as error:
-        raise ValueError(f"{file}, {what}, is missing or damaged ({error}): reinstall gfn-envs.") from None

