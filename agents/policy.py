@@ -187,7 +187,7 @@ def to_bytes(config: Config, model: Model, trajectories: int) -> bytes:
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     """Return a checksum of the weights: safetensors has none, and a flipped bit would become a wrong weight."""
-    parts = [name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors)]
+    parts = [name.encode() + tensors[name].flatten().view(torch.uint8).numpy().tobytes() for name in sorted(tensors)]
     return f"{zlib.crc32(b''.join(parts)):08x}"
 
 
