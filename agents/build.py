@@ -8,7 +8,7 @@ from agents.model import build_model
 from agents.sampling.buffer import Keeps, RolloutBuffer
 from agents.trainer import Trainer
 from gfn_envs.dag import DAG
-from gfn_envs.memory import demand
+from gfn_envs.memory import Need, demand_all
 
 
 def build_trainer(config: Config, dag: DAG) -> Trainer:
@@ -16,7 +16,8 @@ def build_trainer(config: Config, dag: DAG) -> Trainer:
     check_config(config)
     model = build_model(config, dag)
     keeps = Keeps.all_of(model.agent.keeps, model.backward.keeps)
-    demand("the transitions kept", keeps.transitions * (16 * dag.state_dim + 25), "--agent.replay-capacity", dag.device)
+    kept = Need("the transitions kept", keeps.transitions * (16 * dag.state_dim + 25), "--agent.replay-capacity")
+    demand_all([*model.needs, kept], dag.device)
     buffer = RolloutBuffer(dag, keeps, seed=config.seed + 1)
     sampler = config.sampler_settings.build(model.parts, config.batch_size)
     evaluator = Evaluator(dag, config.eval, config.metrics, seed=config.seed + 2)

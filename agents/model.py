@@ -16,7 +16,7 @@ from agents.parts import Parts
 from gfn_envs import make
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose
-from gfn_envs.memory import demand
+from gfn_envs.memory import Need, demand_all
 
 
 def resolve_device(name: str) -> torch.device:
@@ -45,6 +45,8 @@ class Model:
     backward: Backward
     copies: tuple[Network, ...]
     """The slow copies that the agent and P_B read; those of a sampler are not among them."""
+    needs: tuple[Need, ...] = ()
+    """The memory that they need in training."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights that sampling and log P need, by name: of the network, its copies and the agent."""
@@ -64,25 +66,26 @@ class Model:
             present[name].copy_(tensor)
 
 
-def _demand_memory(config: Config, dag: DAG, heads: Heads) -> None:
-    """Raise `ValueError` for a network that cannot fit with its gradients and two moments of Adam, or with a batch."""
+def _needs(config: Config, dag: DAG, heads: Heads) -> tuple[Need, ...]:
+    """Return what a network needs with its gradients and two moments of Adam, and what a batch needs."""
     try:
         with torch.device("meta"):  # shapes alone
             parameters = list(config.network_settings.build(dag, heads, config.seed).parameters())
     except (RuntimeError, NotImplementedError):  # a network of one's own may read values of tensors
-        return
+        return ()
     needed = 4 * sum(each.numel() * each.element_size() for each in parameters)
     lower = f"the size of {config.env} in --env-kwargs, or of the network in --network.*"
-    demand("the weights and their optimizer", needed, lower, dag.device)
     units = sum(each.numel() for each in parameters if each.dim() == 1)  # a bias each
     row = 8 * dag.state_dim + 9 * dag.num_actions + 4 * units  # a state, logits, noise, mask and what layers give
-    demand("the states of a batch", config.batch_size * row, "--batch-size", dag.device)
+    batch = Need("the states of a batch", config.batch_size * row, "--batch-size")
+    return Need("the weights and their optimizer", needed, lower), batch
 
 
 def build_model(config: Config, dag: DAG) -> Model:
     """Make a run's network, backward policy and agent, seeded, on the DAG's device."""
     heads = merged(config.agent_settings.heads(dag), config.backward_settings.heads(dag))
-    _demand_memory(config, dag, heads)
+    needs = _needs(config, dag, heads)
+    demand_all(needs, dag.device)
     network = config.network_settings.build(dag, heads, config.seed).to(dag.device)
     parts = Parts(dag, network, Targets(network))
     backward = config.backward_settings.build(parts)
@@ -92,4 +95,4 @@ def build_model(config: Config, dag: DAG) -> Model:
             "such as tlm."
         )
     agent = config.agent_settings.build(parts, backward)
-    return Model(parts, agent, backward, tuple(parts.targets.copies()))
+    return Model(parts, agent, backward, tuple(parts.targets.copies()), needs)

@@ -25,7 +25,7 @@ from baselines.config import BaselineConfig
 from baselines.vec_env import ToSB3VecEnv
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.errors import RewardError, choose
-from gfn_envs.memory import demand, is_exhausted
+from gfn_envs.memory import Need, demand_all, is_exhausted
 from gfn_envs.registry import load
 
 if TYPE_CHECKING:
@@ -107,17 +107,19 @@ class SB3Baseline(Baseline):
             ) from error
 
     def _demand_memory(self, arguments: dict[str, Any]) -> None:
-        """Raise `ValueError` for a network or for kept transitions that cannot fit."""
+        """Raise `ValueError` for a network and kept transitions that cannot fit together."""
         dag, num_envs = self.dag, self._config.num_envs
         row = 8 * dag.state_dim + 4 * dag.num_actions
+        needs = [Need("the environments", 8 * num_envs * (dag.state_dim + dag.num_actions), "--num-envs")]
         for name, rows in (("buffer_size", 1), ("n_steps", num_envs), ("batch_size", 1)):
             if isinstance(count := arguments.get(name), int):
-                demand("the transitions kept", count * rows * row, f"{name} in --algo-kwargs", dag.device)
+                needs.append(Need("the transitions kept", count * rows * row, f"{name} in --algo-kwargs"))
         widths = arguments["policy_kwargs"].get("net_arch", [])
         if isinstance(widths, list) and all(type(width) is int for width in widths):
             sizes = [sum(dag.nvec), *widths, dag.num_actions]
             needed = 16 * sum(one * other for one, other in itertools.pairwise(sizes))
-            demand("the weights and their optimizer", needed, "net_arch in --algo-kwargs", dag.device)
+            needs.append(Need("the weights and their optimizer", needed, "net_arch in --algo-kwargs"))
+        demand_all(needs, dag.device)
 
     def run(self, report: Callable[[Progress], bool]) -> None:
         # The trainer counts objects and decides when to stop.

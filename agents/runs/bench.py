@@ -6,6 +6,7 @@ It prints the median of some rounds. Compare ratios of runs made side by side on
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import tyro
 import gfn_envs
 from agents.build import build_trainer
 from agents.config import json_object, usual, with_values
+from agents.model import resolve_device
+from agents.runs import command
 from agents.sampling.rollout import rollout
 from gfn_envs.dag import DAG
 
@@ -54,7 +57,7 @@ class Options:
 
     def dag(self) -> DAG:
         """Return the environment."""
-        return gfn_envs.make(self.env, device=self.device, **self.keywords())
+        return gfn_envs.make(self.env, device=resolve_device(self.device), **self.keywords())
 
 
 def per_second(work: Callable[[], float], options: Options) -> list[float]:
@@ -146,8 +149,19 @@ def vector_environment(num_envs: int, options: Options) -> None:
     print(f"vector environment, {num_envs} environments: {native:,.0f} steps/s, {native / sync:.1f} times the sync one")
 
 
-def main(options: Options) -> None:
-    """Run all measurements."""
+def bench(options: Options) -> None:
+    """Run all measurements; `ValueError` for wrong options."""
+    for name, low, high in (
+        ("rounds", 1, 10**6),
+        ("threads", 1, 1024),
+        ("batch_size", 0, 10**7),
+        ("warm_up", 0, 10**9),
+    ):
+        if not low <= getattr(options, name) <= high:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} must lie in {low} .. {high}, got {getattr(options, name)}.")
+    if not 0 <= options.seconds <= 10**6:
+        raise ValueError(f"--seconds must lie in 0 .. 1000000, got {options.seconds}.")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     for pair in options.pairs:
@@ -158,5 +172,12 @@ def main(options: Options) -> None:
     vector_environment(1024, options)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, or 2 for wrong input."""
+    with command.cause_last():
+        options = tyro.cli(Options, args=argv, prog="python -m agents.runs.bench")
+    return command.told(lambda: bench(options))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    sys.exit(main())

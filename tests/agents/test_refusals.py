@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from own_modules import own_modules
+from pairs import config
 from run_files import BASE, SHORT, assert_same_run, contents, refused, start, wait_for_evaluation
 
 import agents
 import gfn_envs
+from agents.build import build_trainer
+from agents.model import make_dag
 from agents.runs import sample, sweep
 from agents.runs.lock import FolderLock
 from agents.runs.train import main
@@ -94,7 +97,7 @@ SIZES = {
     "side in": ["--env-kwargs", '{"side": 1000000000}'],
     "modes or n in": ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"modes": 1000000000}'],
     "nodes in": ["--env", "gfn/GraphSet-v0", "--env-kwargs", '{"nodes": 1000000}'],
-    "variables or values in": ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"variables": 1000000}'],
+    "variables or values in": ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"variables": 100000}'],
     "--batch-size": ["--batch-size", "10000000"],
     "--agent.replay-capacity": ["--env-kwargs", '{"dim": 5000, "side": 3}'],
     "in --network.*": ["--network.width", "1000000"],
@@ -117,6 +120,29 @@ def test_a_size_that_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     memory.demand("the weights", 8000, "width")
     with pytest.raises(ValueError, match="the weights need at least"):
         memory.demand("the weights", 8001, "width")
+
+
+def test_parts_that_fit_alone_are_refused_where_they_do_not_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 8 * 1000)
+    needs = [memory.Need("the weights", 5000, "width"), memory.Need("the batches", 2000, "batch_size")]
+    memory.demand_all([*needs, memory.Need("the notes", 1000, "notes")])
+    with pytest.raises(ValueError, match=r"the weights, the batches and the notes need .* GiB together.*: lower width"):
+        memory.demand_all([*needs, memory.Need("the notes", 1001, "notes")])
+    with pytest.raises(ValueError, match=r"^the notes need .*: lower notes"):
+        memory.demand_all([*needs, memory.Need("the notes", 8001, "notes")])
+
+
+def test_a_run_counts_its_network_and_its_replay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config("mdqn", agent__replay_capacity=10**6, network__width=1024)
+    monkeypatch.setattr(memory, "available", lambda device: 80 * 2**20)
+    with pytest.raises(ValueError, match=r"transitions kept.* need at least .* together"):
+        build_trainer(settings, make_dag(settings))
+
+
+def test_what_the_process_holds_is_not_there_any_more() -> None:
+    before = memory.available(torch.device("cpu"))
+    held = torch.ones(2**28, dtype=torch.uint8)
+    assert before - memory.available(torch.device("cpu")) > len(held) / 2
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])

@@ -14,7 +14,7 @@ from run_files import SHORT
 
 import gfn_envs
 from agents.config import CHOICES, usual
-from agents.runs import compare, evaluate, sample, sweep, train
+from agents.runs import bench, compare, evaluate, sample, sweep, train
 from agents.settings import flag_of
 from baselines import gym_mdqn
 from baselines import train as baseline
@@ -96,16 +96,36 @@ def of_plain(names: list[str], *given: str) -> Callable[[Path, random.Random], l
     return lambda run, draw: [*given, *flags(names, draw)]
 
 
+def of_bench(run: Path, draw: random.Random) -> list[str]:
+    """Return a hostile command line of the measurement of speed, of little work."""
+    env = draw.choice(gfn_envs.registered())
+    words = ["--env", env, "--env-kwargs", keyword_arguments(find(env)[0], draw), "--seconds", "0.01"]
+    words += ["--rounds", "1", "--warm-up", "1", "--pairs", draw.choice(["tb-uniform", "mdqn-tlm", *TEXTS, "x-y"])]
+    return [
+        *words,
+        *flags(["batch_size", "threads", "device", "preset", "rounds", "warm_up", "seconds", "pairs"], draw),
+    ]
+
+
 COMMANDS: dict[str, tuple[Callable, Callable[[Path, random.Random], list[str]], int]] = {
     "agents/run.py": (train.main, of_agents, 8),
     "baselines/run.py": (baseline.main, of_baselines, 6),
     "agents/sample.py": (sample.main, of_uses(["num", "seed", "rollouts", "backward_from", "device"]), 2),
     "agents/evaluate.py": (evaluate.main, of_uses([*(n for n in usual().flat() if n.startswith("eval.")), "seed"]), 2),
     "agents/compare.py": (compare.main, of_uses(["reward_calls"]), 1),
-    "agents/sweep.py": (sweep.main, of_plain(["env", "env_kwargs", "preset", "seeds", "jobs"], "--methods", "none"), 1),
+    "agents/sweep.py": (
+        sweep.main,
+        of_plain(
+            ["env", "env_kwargs", "preset", "seeds", "jobs", "suite", "only", "shard", "engine", "address", "device"],
+            "--methods",
+            "none",
+        ),
+        1,
+    ),
+    "agents.runs.bench": (bench.main, of_bench, 1),
     "gym_mdqn": (gym_mdqn.main, of_plain(["env", "lr", "width", "batch_size"], "--steps", "50"), 1),
 }
-"""The command, what makes its arguments, and how many of 21 parts of the attacks are on it."""
+"""The command, what makes its arguments, and how many of 22 parts of the attacks are on it."""
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +143,13 @@ def test_hostile_command_lines_are_answered(
     main, make, parts = COMMANDS[name]
     monkeypatch.chdir(tmp_path)
     draw, wrong, ended = random.Random(f"{SEED}{name}"), [], {"refused": 0, "accepted": 0, "at work": 0}
-    times = number(FULL * parts // 21)
+    times = number(FULL * parts // 22)
     for i in range(times):
         arguments = make(run, draw)
         if name.endswith("run.py"):
             arguments += ["--out", str(tmp_path / "out"), "--overwrite"]
         process = fork(main, arguments, tmp_path / f"{i}.log", gib=MOST_GIB)
-        code = process.wait(SLOWEST)
+        code = process.wait_busy(SLOWEST)
         told = process.told()
         if code is None:
             process.kill()

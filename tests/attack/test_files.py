@@ -46,6 +46,14 @@ SLOWEST, MOST_GIB = 10.0, 2.0
 REFUSED = (ValueError, ArithmeticError, ModuleNotFoundError, OSError)
 """What a command line tells in one line (`agents.runs.command`)."""
 ALGO = ["--algo", "dqn", "--env-kwargs", '{"dim": 2, "side": 4}', "--trajectories", "40", "--no-progress"]
+SUITE = """
+seeds = [0, 1]
+methods = ["tb+uniform", "random"]
+trajectories = 96
+[envs.grid]
+id = "gfn/Hypergrid-v0"
+kwargs = {dim = 2, side = 4}
+"""
 Read = Callable[[Path], Any]
 
 
@@ -56,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train.main([*SHORT, "--out", str(folder / "run")]) == 0
     assert baseline.main([*ALGO, "--out", str(folder / "baseline")]) == 0
     assert sample.main([str(folder / "run"), "--num", "20", "--out", str(folder / "samples.csv")]) == 0
-    (folder / "suite.toml").write_bytes((suite.SHIPPED / "tiny.toml").read_bytes())
+    (folder / "suite.toml").write_text(SUITE)
     return folder
 
 

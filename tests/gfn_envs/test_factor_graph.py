@@ -248,3 +248,17 @@ def test_a_reward_of_ones_own_takes_the_place_of_the_factors() -> None:
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FactorGraph(**arguments)
+
+
+@pytest.mark.parametrize("factors", ["permuted_chain", "factor_graph1"])
+def test_a_graph_of_very_many_variables_is_built_and_summed(factors: str) -> None:
+    dag = FactorGraph(factors, variables=1500, values=2)
+    if factors == "permuted_chain":
+        assert math.isfinite(dag.log_partition() or math.nan)
+    else:
+        assert dag.log_partition() is None  # its sums take too large tables
+
+
+def test_more_variables_than_can_be_built_are_refused() -> None:
+    with pytest.raises(ValueError, match="variables must be at most 100,000, got 1,000,000"):
+        FactorGraph("permuted_chain", variables=10**6)

@@ -27,6 +27,9 @@ FACTORS = "factors"
 NUM_VARIABLES = 6
 """Variables of a named graph, unless another number is given."""
 
+MOST_VARIABLES = 100_000
+"""A named graph of more variables would take minutes to build."""
+
 MOST_ENTRIES = 2**24
 """Tables of exact sums are not made larger than this."""
 
@@ -84,6 +87,8 @@ class FactorGraph(DAG):
         if isinstance(factors, str):
             generate = choose("factors", factors, INSTANCES)
             variables = integer_at_least("variables", variables, 2)
+            if variables > MOST_VARIABLES:
+                raise ValueError(f"variables must be at most {MOST_VARIABLES:,}, got {variables:,}.")
             values = integer_at_least(
                 "values", (2 if factors == "factor_graph2" else 4) if values is None else values, 2
             )

@@ -5,6 +5,8 @@ Source: Dechter 1999, "Bucket elimination" (Artificial Intelligence 113, 41).
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -12,6 +14,9 @@ import torch
 from torch import Generator, Tensor
 
 from gfn_envs.envs.factor_graph.instances import Factor
+
+_Table = tuple[tuple[int, ...], Tensor]
+"""Variables, and a table with an axis for each of them."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +41,70 @@ class Elimination:
 
     def __init__(self, factors: list[Factor], sizes: tuple[int, ...], most: int, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
-        rest = [(variables, torch.as_tensor(table, dtype=torch.float64)) for variables, table in factors]
         self._conditionals: list[_Conditional] = []
-        left = set(range(len(sizes)))
+        of: list[dict[int, _Table]] = [{} for _ in sizes]  # the tables that read a variable, by number
+        numbers = itertools.count()
+
+        def add(variables: tuple[int, ...], table: Tensor) -> None:
+            number = next(numbers)
+            for each in variables:
+                of[each][number] = (variables, table)
+
+        order = self._order([variables for variables, _ in factors], most)
+        for variables, table in factors:
+            add(variables, torch.as_tensor(table, dtype=torch.float64))
         total = 0.0
-        while left:
-            variable = min(left, key=lambda each: (self._table_size(each, rest), each))
-            if self._table_size(variable, rest) > most:
-                raise ValueError(
-                    f"exact sums over these factors take a table of more than {most:,} entries: too large."
-                )
-            left.remove(variable)
-            joint, given = self._joined(variable, [part for part in rest if variable in part[0]])
-            rest = [part for part in rest if variable not in part[0]]
+        for variable in order:
+            joint, given = self._joined(variable, list(of[variable].values()))
+            for number, (variables, _) in list(of[variable].items()):
+                for each in variables:
+                    del of[each][number]
             message = joint.logsumexp(-1)
             summed = (joint - message.unsqueeze(-1)).exp().cumsum(-1)
             self._conditionals.append(_Conditional(variable, given, summed.to(device)))
             if given:
-                rest.append((given, message))
+                add(given, message)
             else:
                 total += float(message)
         self.log_z = total
         """The log of the sum over all assignments."""
 
-    def _table_size(self, variable: int, factors: list[tuple[tuple[int, ...], Tensor]]) -> int:
-        """Return the number of entries of the table that eliminating `variable` next would make."""
-        scope = {each for variables, _ in factors if variable in variables for each in variables}
+    def _order(self, scopes: list[tuple[int, ...]], most: int) -> list[int]:
+        """Return the variables in the order of elimination: the next one makes the smallest table.
+
+        Raises `ValueError`, before any table is made, if one would have more than `most` entries.
+        """
+        near: list[set[int]] = [set() for _ in self.sizes]  # the variables in one table with a variable, it included
+        for scope in scopes:
+            for each in scope:
+                near[each].update(scope)
+        size = [self._table_size(scope) for scope in near]
+        heap = sorted((entries, each) for each, entries in enumerate(size))
+        order: list[int] = []
+        while heap:
+            entries, variable = heapq.heappop(heap)
+            if entries != size[variable]:  # the variable is gone, or has another size by now
+                continue
+            if entries > most:
+                raise ValueError(
+                    f"exact sums over these factors take a table of more than {most:,} entries: too large."
+                )
+            order.append(variable)
+            size[variable] = 0
+            given = near[variable] - {variable}
+            for each in given:
+                near[each] |= given
+                near[each].discard(variable)
+                if size[each] != (entries := self._table_size(near[each])):
+                    size[each] = entries
+                    heapq.heappush(heap, (entries, each))
+        return order
+
+    def _table_size(self, scope: set[int]) -> int:
+        """Return the number of entries of a table of these variables."""
         return math.prod(self.sizes[each] for each in scope)
 
-    def _joined(self, variable: int, factors: list[tuple[tuple[int, ...], Tensor]]) -> tuple[Tensor, tuple[int, ...]]:
+    def _joined(self, variable: int, factors: list[_Table]) -> tuple[Tensor, tuple[int, ...]]:
         """Return the sum of `factors` with `variable` on the last axis, and the variables of the other axes."""
         given = tuple(sorted({each for variables, _ in factors for each in variables} - {variable}))
         scope = (*given, variable)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 from gfn_envs.memory import demand
 
@@ -82,8 +83,7 @@ def _random_cliques(nodes: int, p: float, random: np.random.Generator) -> list[t
     for _ in range(_TRIES):
         upper = np.triu(random.random((nodes, nodes)) < p, 1)
         joined = upper | upper.T
-        reached = np.linalg.matrix_power((joined | np.eye(nodes, dtype=bool)).astype(float), nodes - 1) > 0
-        if not reached.all():
+        if connected_components(joined, directed=False, return_labels=False) > 1:
             continue
         cliques = _maximal_cliques([set(np.flatnonzero(row).tolist()) for row in joined])
         if max(map(len, cliques)) <= MAX_CLIQUE:
