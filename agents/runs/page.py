@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from dataclasses import dataclass
 
 ABSENT = "\N{EN DASH}"
@@ -25,16 +26,21 @@ def markdown(parts: list[Section]) -> str:
     """Return the report as Markdown; the pictures are separate files beside it."""
     lines = []
     for level, part in enumerate(parts):
-        lines += [f"{'#' if level == 0 else '##'} {part.title}", ""]
+        lines += [f"{'#' if level == 0 else '##'} {_plain(part.title)}", ""]
         if part.text:
-            lines += [part.text, ""]
+            lines += [_plain(part.text), ""]
         if part.table:
-            heading, *rows = part.table
+            heading, *rows = (tuple(map(_plain, row)) for row in part.table)
             lines += ["| " + " | ".join(row) + " |" for row in (heading, ("---",) * len(heading), *rows)] + [""]
-        lines += [f"- {item}" for item in part.items] + [""] * bool(part.items)
+        lines += [f"- {_plain(item)}" for item in part.items] + [""] * bool(part.items)
         if part.picture[0]:
-            lines += [f"![{part.title}]({part.picture[0]})", ""]
+            lines += [f"![{_plain(part.title)}]({part.picture[0]})", ""]
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Return text in which Markdown sees neither HTML, nor links, nor the end of a cell or of a line."""
+    return re.sub(r"([\\<&|`]|\](?=[(\[:]))", r"\\\1", " ".join(text.splitlines()))
 
 
 STYLE = """body { font-family: system-ui, sans-serif; line-height: 1.5 }

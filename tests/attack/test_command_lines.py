@@ -4,12 +4,13 @@ import inspect
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attack import SEED, complaint, fork, number
+from attack import SEED, complaint, fork, number, some
 from run_files import SHORT
 
 import gfn_envs
@@ -96,6 +97,10 @@ def of_plain(names: list[str], *given: str) -> Callable[[Path, random.Random], l
     return lambda run, draw: [*given, *flags(names, draw)]
 
 
+BENCH = ["batch_size", "threads", "device", "preset", "rounds", "warm_up", "pairs"]
+OF_SWEEP = ["env", "env_kwargs", "preset", "seeds", "jobs", "suite", "only", "shard", "engine", "address", "device"]
+
+
 def of_bench(run: Path, draw: random.Random) -> list[str]:
     """Return a hostile command line of the measurement of speed, of little work."""
     env = draw.choice(gfn_envs.registered())
@@ -103,7 +108,7 @@ def of_bench(run: Path, draw: random.Random) -> list[str]:
     words += ["--rounds", "1", "--warm-up", "1", "--pairs", draw.choice(["tb-uniform", "mdqn-tlm", *TEXTS, "x-y"])]
     return [
         *words,
-        *flags(["batch_size", "threads", "device", "preset", "rounds", "warm_up", "seconds", "pairs"], draw),
+        *flags(BENCH, draw),
     ]
 
 
@@ -115,11 +120,7 @@ COMMANDS: dict[str, tuple[Callable, Callable[[Path, random.Random], list[str]], 
     "agents/compare.py": (compare.main, of_uses(["reward_calls"]), 1),
     "agents/sweep.py": (
         sweep.main,
-        of_plain(
-            ["env", "env_kwargs", "preset", "seeds", "jobs", "suite", "only", "shard", "engine", "address", "device"],
-            "--methods",
-            "none",
-        ),
+        of_plain(OF_SWEEP, "--methods", "none"),
         1,
     ),
     "agents.runs.bench": (bench.main, of_bench, 1),
@@ -136,30 +137,58 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def answer(main: Callable, arguments: list[str], log: Path) -> tuple[str, str]:
+    """Run a command line; return how it ended, "wrong" if that is no answer, and what it said."""
+    process = fork(main, arguments, log, gib=MOST_GIB)
+    code = process.wait_busy(SLOWEST)
+    told = process.told()
+    if code is None:
+        process.kill()
+        process.wait(SLOWEST)
+        # It may have said what it does, and do it.
+        return "at work" if " -> " in told or "/s" in told else "wrong", f"it hangs: {told}"
+    if why := complaint(code, told):
+        return "wrong", f"{why}: {told}"
+    return "refused" if code else "accepted", told
+
+
+PARTS = [(name, part) for name, (_, _, parts) in COMMANDS.items() for part in range(parts)]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
 def test_hostile_command_lines_are_answered(
-    name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable
+    name: str, part: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable
 ) -> None:
-    main, make, parts = COMMANDS[name]
+    main, make, _ = COMMANDS[name]
     monkeypatch.chdir(tmp_path)
-    draw, wrong, ended = random.Random(f"{SEED}{name}"), [], {"refused": 0, "accepted": 0, "at work": 0}
-    times = number(FULL * parts // 22)
+    draw, wrong, ended = random.Random(f"{SEED}{name}{part}"), [], Counter[str]()
+    times = number(FULL / len(PARTS))
     for i in range(times):
         arguments = make(run, draw)
         if name.endswith("run.py"):
             arguments += ["--out", str(tmp_path / "out"), "--overwrite"]
-        process = fork(main, arguments, tmp_path / f"{i}.log", gib=MOST_GIB)
-        code = process.wait_busy(SLOWEST)
-        told = process.told()
-        if code is None:
-            process.kill()
-            process.wait(SLOWEST)
-        if code is None and (" -> " in told or "/s" in told):  # it has said what it does, and does it
-            ended["at work"] += 1
-        elif why := complaint(code, told):
-            wrong.append(f"{why}: {[word[:80] for word in arguments]}\n{told[-600:]}")
-        else:
-            ended["refused" if code else "accepted"] += 1
+        how, told = answer(main, arguments, tmp_path / f"{i}.log")
+        ended[how] += 1
+        if how == "wrong":
+            wrong.append(f"{[word[:80] for word in arguments]}\n{told[-600:]}")
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    record_property("count", f"{times} command lines, {ended}, {len(wrong)} wrong")
+    record_property("count", f"{times} command lines, {dict(ended)}")
     assert not wrong, f"{len(wrong)} of {times}\n\n" + "\n\n".join(wrong)
+
+
+TOO_MUCH = [
+    ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"n": 16, "k": 16}'],
+    ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"n": 1000000, "k": 1}'],
+    ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"factors": "permuted_chain", "variables": 100000}'],
+    ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"factors": "factor_graph1", "variables": 10000}'],
+    ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"variables": 1000000000}'],
+    ["--env-kwargs", '{"dim": 1000, "side": 3}', "--agent.replay-capacity", "200000", "--network.width", "10000"],
+    ["--batch-size", "10000000", "--network.width", "4"],
+]
+
+
+@pytest.mark.parametrize("arguments", some(TOO_MUCH))
+def test_runs_of_great_size_are_refused_or_begin(arguments: list[str], tmp_path: Path) -> None:
+    given = [*arguments, "--trajectories", "32", "--no-progress", "--out", str(tmp_path / "out")]
+    how, told = answer(train.main, given, tmp_path / "log")
+    assert how != "wrong", told

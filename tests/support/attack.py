@@ -22,7 +22,7 @@ CRASHED = 99
 Case = TypeVar("Case")
 
 
-def number(full: int) -> int:
+def number(full: float) -> int:
     """Return how many attacks to do where there are `full` of them in all."""
     return max(1, round(full * SHARE))
 
