@@ -30,7 +30,7 @@ test: check  ## style, types and the quick tests
 test-all: .venv  ## the slow tests besides
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not attack"
 
-attack: .venv  ## kills, full disks, broken files, hostile input; ATTACK_SHARE=0.1 does a tenth of them
+attack: .venv  ## kills, full disks, broken files, hostile input, leaks; ATTACK_SHARE=0.1 does a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m attack tests/attack
 
 PURELIB = python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'

@@ -177,12 +177,12 @@ def test_hostile_command_lines_are_answered(
 
 
 TOO_MUCH = [
-    ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"n": 16, "k": 16}'],
     ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"n": 1000000, "k": 1}'],
     ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"factors": "permuted_chain", "variables": 100000}'],
     ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"factors": "factor_graph1", "variables": 10000}'],
     ["--env", "gfn/FactorGraph-v0", "--env-kwargs", '{"variables": 1000000000}'],
     ["--env-kwargs", '{"dim": 1000, "side": 3}', "--agent.replay-capacity", "200000", "--network.width", "10000"],
+    ["--env", "gfn/BitSequence-v0", "--env-kwargs", '{"n": 16, "k": 16}'],
     ["--batch-size", "10000000", "--network.width", "4"],
 ]
 

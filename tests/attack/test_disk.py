@@ -49,7 +49,7 @@ def test_a_folder_that_goes_away_is_one_line(tmp_path: Path, record_property: Ca
     draw = random.Random(SEED)
     for i in range(number(20)):
         run, log = tmp_path / f"run{i}", tmp_path / f"{i}.log"
-        process = fork(train.main, [*ARGUMENTS, "--trajectories", "4000", "--out", str(run)], log)
+        process = fork(train.main, [*ARGUMENTS, "--trajectories", "1200", "--out", str(run)], log)
         while not (run / "checkpoint.pt").exists():
             assert process.wait(0.01) is None, process.told()
         time.sleep(draw.uniform(0, 0.3))
