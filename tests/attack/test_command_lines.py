@@ -15,7 +15,7 @@ from run_files import SHORT
 
 import gfn_envs
 from agents.config import CHOICES, usual
-from agents.runs import bench, compare, evaluate, sample, sweep, train
+from agents.runs import bench, compare, evaluate, results, sample, sweep, train
 from agents.settings import flag_of
 from baselines import gym_mdqn
 from baselines import train as baseline
@@ -123,10 +123,11 @@ COMMANDS: dict[str, tuple[Callable, Callable[[Path, random.Random], list[str]], 
         of_plain(OF_SWEEP, "--methods", "none"),
         1,
     ),
+    "agents/results.py": (results.main, of_uses(["runs", "results", "drop", "check"]), 1),
     "agents.runs.bench": (bench.main, of_bench, 1),
     "gym_mdqn": (gym_mdqn.main, of_plain(["env", "lr", "width", "batch_size"], "--steps", "50"), 1),
 }
-"""The command, what makes its arguments, and how many of 22 parts of the attacks are on it."""
+"""The command, what makes its arguments, and how many of 23 parts of the attacks are on it."""
 
 
 @pytest.fixture(scope="module")
