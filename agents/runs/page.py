@@ -11,9 +11,20 @@ ABSENT = "\N{EN DASH}"
 """What a table shows where nothing was measured."""
 
 
+class Markup(str):
+    """Text with Markdown of this project, such as a link; names that others gave go through `plain` first."""
+
+    __slots__ = ()
+
+
+def plain(text: str) -> Markup:
+    """Return text in which Markdown sees neither HTML, nor links, nor the end of a cell or of a line."""
+    return Markup(re.sub(r"([\\<&|`]|\](?=[(\[:]))", r"\\\1", " ".join(text.splitlines())))
+
+
 @dataclass(frozen=True)
 class Section:
-    """A section of the report; empty fields are left out."""
+    """A section of the report; empty fields are left out. Its texts are shown as they are, but for `Markup`."""
 
     title: str
     text: str = ""
@@ -26,21 +37,20 @@ def markdown(parts: list[Section]) -> str:
     """Return the report as Markdown; the pictures are separate files beside it."""
     lines = []
     for level, part in enumerate(parts):
-        lines += [f"{'#' if level == 0 else '##'} {_plain(part.title)}", ""]
+        lines += [f"{'#' if level == 0 else '##'} {_shown(part.title)}", ""]
         if part.text:
-            lines += [_plain(part.text), ""]
+            lines += [_shown(part.text), ""]
         if part.table:
-            heading, *rows = (tuple(map(_plain, row)) for row in part.table)
+            heading, *rows = (tuple(map(_shown, row)) for row in part.table)
             lines += ["| " + " | ".join(row) + " |" for row in (heading, ("---",) * len(heading), *rows)] + [""]
-        lines += [f"- {_plain(item)}" for item in part.items] + [""] * bool(part.items)
+        lines += [f"- {_shown(item)}" for item in part.items] + [""] * bool(part.items)
         if part.picture[0]:
-            lines += [f"![{_plain(part.title)}]({part.picture[0]})", ""]
+            lines += [f"![{_shown(part.title)}]({part.picture[0]})", ""]
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
-    """Return text in which Markdown sees neither HTML, nor links, nor the end of a cell or of a line."""
-    return re.sub(r"([\\<&|`]|\](?=[(\[:]))", r"\\\1", " ".join(text.splitlines()))
+def _shown(text: str) -> str:
+    return text if isinstance(text, Markup) else plain(text)
 
 
 STYLE = """body { font-family: system-ui, sans-serif; line-height: 1.5 }

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from agents.runs import command, records, suite
 from agents.runs.finished import read
 from agents.runs.folder import write_atomically
-from agents.runs.page import Section, markdown
+from agents.runs.page import Markup, Section, markdown, plain
 from agents.runs.records import Record
 from agents.runs.suite import Cell
 from agents.runs.suite_page import Results, sections, table_of_cells
@@ -107,8 +107,9 @@ def index(found: dict[str, Results]) -> str:
     rows = [("suite", "runs", "environments", "methods")]
     for name, results in found.items():
         numbers = f"{len(results.records):,} of {results.planned:,}"
-        rows.append((f"[{name}]({name}/README.md)", numbers, str(len(results.envs)), str(len(results.methods))))
-    text = (
+        link = Markup(f"[{plain(name)}]({plain(name)}/README.md)")
+        rows.append((link, numbers, str(len(results.envs)), str(len(results.methods))))
+    text = Markup(
         "Made by `python agents/results.py` from `runs.jsonl.gz` in each folder, which has the settings, the curves "
         "and the last figures of every run. `python agents/compare.py runs/mine results/tiny` shows a run of yours "
         "beside them."

@@ -9,7 +9,7 @@ from typing import Any
 from agents.evaluation.metric import Column
 from agents.runs import aggregate, suite_figures
 from agents.runs.aggregate import Estimate
-from agents.runs.page import ABSENT, Section
+from agents.runs.page import ABSENT, Markup, Section, plain
 from agents.runs.records import Record
 from agents.runs.report import as_csv, png
 from agents.runs.suite import Cell, Suite
@@ -93,15 +93,15 @@ PROFILE = (
 
 
 def _head(results: Results) -> Section:
-    records = results.records
+    records, name = results.records, plain(results.name)
     hours = sum(record.last.get("seconds", 0) for record in records) / 3600
     items = [
         f"{len(records):,} of {results.planned:,} runs are finished: {hours:.1f} hours of training.",
-        f"Again: `python agents/sweep.py {results.name}`, then `python agents/results.py {results.name}`.",
+        Markup(f"Again: `python agents/sweep.py {name}`, then `python agents/results.py {name}`."),
         *(f"{title}: {told}." for title, name in RAN.items() if (told := _counted(r.ran.get(name) for r in records))),
         "Brackets hold 95 % bootstrap intervals over the seeds; of few seeds these are about the range from least to "
         "greatest, and of one there is none.",
-        "[cells.csv](cells.csv) has one row for each run.",
+        Markup("[cells.csv](cells.csv) has one row for each run."),
     ]
     if results.suite.conditions:
         items.insert(1, " ".join(results.suite.conditions.split()))
@@ -133,15 +133,17 @@ def _values(results: Results, env: str) -> Section:
         for m in others
         if not math.isnan((found := aggregate.estimate([list(results.values(env, m).values())])).value)
     ]
-    text = f"{results.column(results.metric).heading} at the end. {_environment(results, env)}"
+    heading = plain(results.column(results.metric).heading)
+    text = Markup(f"{heading} at the end. {_environment(results, env)}")
     return Section(env, text, tuple(items), tuple(rows))
 
 
-def _environment(results: Results, env: str) -> str:
+def _environment(results: Results, env: str) -> Markup:
     environment = results.suite.envs[env]
     arguments = ", ".join(f"{name}={value!r}" for name, value in environment.kwargs.items())
     seeds = sorted({record.seed for record in results.records if record.env == env})
-    return f"`{environment.id}`{arguments and f' with {arguments}'}, seeds {', '.join(map(str, seeds))}."
+    given = f" with {plain(arguments)}" if arguments else ""
+    return Markup(f"`{plain(environment.id)}`{given}, seeds {', '.join(map(str, seeds))}.")
 
 
 def _paired(results: Results, env: str) -> Section:

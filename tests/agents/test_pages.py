@@ -8,7 +8,7 @@ import pytest
 from finished_runs import agent, report_of, row, write_run
 
 from agents.runs import page
-from agents.runs.page import Section, markdown, web_page
+from agents.runs.page import Markup, Section, markdown, plain, web_page
 
 OWN = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "table", "tr", "th", "td", "ul", "li", "img"}
 HOSTILE = [
@@ -91,3 +91,8 @@ def test_a_comparison_of_hostile_folders_and_settings_shows_them_as_text(tmp_pat
     assert "a&lt;b" in text
     assert "<b>not a run<" in text
     assert "\\<script>alert(1)\\<" in shown
+
+
+def test_markup_is_left_as_it_is_and_what_is_named_in_it_is_text() -> None:
+    link = Markup(f"[{plain('a|<b>')}](a/README.md) `code`")
+    assert "[a\\|\\<b>](a/README.md) `code`" in markdown([Section("Title", link)])

@@ -15,7 +15,7 @@ from run_files import SHORT
 
 import gfn_envs
 from agents.config import CHOICES, usual
-from agents.runs import bench, compare, evaluate, results, sample, sweep, train
+from agents.runs import bench, compare, evaluate, results, sample, sweep, train, tune
 from agents.settings import flag_of
 from baselines import gym_mdqn
 from baselines import train as baseline
@@ -100,6 +100,20 @@ def of_plain(names: list[str], *given: str) -> Callable[[Path, random.Random], l
 BENCH = ["batch_size", "threads", "device", "preset", "rounds", "warm_up", "pairs"]
 OF_SWEEP = ["env", "env_kwargs", "preset", "seeds", "jobs", "suite", "only", "shard", "engine", "address", "device"]
 
+OF_TUNE = [
+    "env",
+    "env_kwargs",
+    "agent",
+    "backward",
+    "network",
+    "preset",
+    "settings",
+    "metric",
+    "trials",
+    "seeds",
+    "jobs",
+]
+
 
 def of_bench(run: Path, draw: random.Random) -> list[str]:
     """Return a hostile command line of the measurement of speed, of little work."""
@@ -124,10 +138,11 @@ COMMANDS: dict[str, tuple[Callable, Callable[[Path, random.Random], list[str]], 
         1,
     ),
     "agents/results.py": (results.main, of_uses(["runs", "results", "drop", "check"]), 1),
+    "agents/tune.py": (tune.main, of_plain(OF_TUNE, "--space", '{"nonsense": [1, 2]}'), 1),
     "agents.runs.bench": (bench.main, of_bench, 1),
     "gym_mdqn": (gym_mdqn.main, of_plain(["env", "lr", "width", "batch_size"], "--steps", "50"), 1),
 }
-"""The command, what makes its arguments, and how many of 23 parts of the attacks are on it."""
+"""The command, what makes its arguments, and how many of 24 parts of the attacks are on it."""
 
 
 @pytest.fixture(scope="module")
