@@ -20,6 +20,7 @@ from agents.settings import flag_of
 from baselines import gym_mdqn
 from baselines import train as baseline
 from baselines.config import usual as usual_baseline
+from baselines.gym_mdqn import evaluate as evaluate_gym
 from baselines.registry import ALGORITHMS
 from gfn_envs.registry import find, load
 
@@ -177,6 +178,7 @@ def test_hostile_command_lines_are_answered(
 ) -> None:
     main, make, _ = COMMANDS[name]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gym_mdqn, "evaluate", lambda agent, episodes: evaluate_gym(agent, 1))
     draw, wrong, ended = random.Random(f"{SEED}{name}{part}"), [], Counter[str]()
     times = number(FULL / len(PARTS))
     for i in range(times):
