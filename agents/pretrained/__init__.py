@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from gfn_envs.errors import choose
+from gfn_envs.packaged import read
 
 PREFIX = "pretrained:"
 """`agents.load("pretrained:gfn/QM9-v0")` loads the policy for that environment."""
@@ -23,23 +23,13 @@ def policy_file(env: str) -> Path:
     """
     row = choose("pretrained policy", env, read_index())
     file = FOLDER / file_of(env)
-    try:
-        same = sha256(file.read_bytes()) == row["sha256"]
-    except OSError:
-        same = False
-    if not same:
-        raise ValueError(f"{file} is missing, or its SHA-256 is not that of the index: reinstall gfn-envs.")
+    read(file, f"the policy for {env}", row["sha256"])
     return file
 
 
 def file_of(env: str) -> str:
     """Return the name of the file with the policy for an environment."""
     return f"{env.rpartition('/')[2]}.safetensors"
-
-
-def sha256(content: bytes) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def read_index() -> dict[str, dict[str, Any]]:

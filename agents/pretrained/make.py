@@ -8,6 +8,7 @@ the file: `python agents/evaluate.py pretrained:ID` repeats them. At the end the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -18,7 +19,7 @@ import torch
 
 import agents
 from agents.config import method_names
-from agents.pretrained import FOLDER, INDEX, file_of, read_index, sha256
+from agents.pretrained import FOLDER, INDEX, file_of, read_index
 from agents.runs.folder import write_atomically
 
 LICENCE = "MIT"
@@ -84,7 +85,7 @@ def make(env: str) -> None:
     run.policy.save(file)
     metrics = agents.load(file).evaluate()
     row = {
-        "sha256": sha256(file.read_bytes()),
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         **asdict(recipe),
         "settings": recipe.all_settings(),
         "metrics": {name: float(f"{value:.4g}") for name, value in metrics.items() if math.isfinite(value)},

@@ -78,10 +78,10 @@ def test_a_file_that_is_not_the_one_of_the_index_is_refused(tmp_path: Path, monk
     here = pretrained.FOLDER
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     name = pretrained.file_of(GRID)
-    with pytest.raises(ValueError, match=r"is missing, or its SHA-256 .*: reinstall gfn-envs"):
+    with pytest.raises(ValueError, match=r"is missing or damaged .*: reinstall gfn-envs"):
         agents.load(f"pretrained:{GRID}")
     shutil.copy(here / pretrained.file_of("gfn/GraphSet-v0"), tmp_path / name)  # a whole policy, but another one
-    with pytest.raises(ValueError, match="its SHA-256 is not that of the index"):
+    with pytest.raises(ValueError, match="its SHA-256 is"):
         agents.load(f"pretrained:{GRID}")
     shutil.copy(here / name, tmp_path / name)
     assert agents.load(f"pretrained:{GRID}").config.env == GRID
