@@ -72,7 +72,10 @@ def demand_all(needs: Iterable[Need], device: torch.device | str = "cpu") -> Non
     It names what needs most, and the others too where that alone would fit.
     """
     there = available(torch.device(device))
-    most, *others = sorted(needs, key=lambda need: -need.size)
+    ranked = sorted(needs, key=lambda need: -need.size)
+    if not ranked:
+        return
+    most, *others = ranked
     total = most.size if most.size > there else most.size + sum(need.size for need in others)
     if total > there:
         parts = [most.what] if most.size > there else [most.what, *(need.what for need in others)]
