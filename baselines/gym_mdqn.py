@@ -32,6 +32,7 @@ from agents.runs import command
 from agents.runs.folder import write_atomically
 from agents.sampling.categorical import gumbel_noise, log_prob, sample_actions, soft_value
 from gfn_envs.errors import integer_at_least
+from gfn_envs.memory import Need, demand_all
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class GymMunchausenDQN:
         if not isinstance(env.action_space, spaces.Discrete):
             raise ValueError(f"The action space must be Discrete, got {env.action_space}.")
         self.num_actions, self._first_action = int(env.action_space.n), int(env.action_space.start)
+        self._demand_memory()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             make = (env.observation_space, self.num_actions, self.settings.width, self.settings.layers)
@@ -127,6 +129,15 @@ class GymMunchausenDQN:
                 raise ValueError(f"{name} must lie in 0 .. 1, got {getattr(settings, name)}.")
         if not 0 < settings.temperature < math.inf:
             raise ValueError(f"temperature must be positive, got {settings.temperature}.")
+
+    def _demand_memory(self) -> None:
+        """Raise `ValueError` for a network and kept transitions that cannot fit."""
+        settings, observations = self.settings, self.env.observation_space
+        inputs = spaces.flatdim(observations) + self.num_actions
+        weights = settings.width * (inputs + settings.width * (settings.layers - 1))
+        row = 8 * math.prod(observations.shape or ()) + 2 * self.num_actions  # two observations of at least 4 bytes
+        kept = Need("the transitions kept", settings.replay_capacity * row, "replay_capacity")
+        demand_all([Need("the weights and their optimizer", 20 * weights, "width or layers"), kept])
 
     def _check_observations(self) -> None:
         observations = self.env.observation_space
@@ -287,26 +298,29 @@ class Options:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, or 2 for wrong input."""
+    """Run the command line; return its exit code: 0, 1 (a file), 2 (wrong input), 130 (stopped)."""
     with command.cause_last():
         options = tyro.cli(Options, args=argv, prog="python -m baselines.gym_mdqn", description=__doc__)
+    return command.told(lambda: _main(options))
+
+
+def _main(options: Options) -> None:
+    if options.out:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        if Path(options.out).is_dir():
+            raise ValueError(f"--out {options.out} is a folder: name a file.")
     try:
-        if options.out:
-            Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-            if Path(options.out).is_dir():
-                raise ValueError(f"--out {options.out} is a folder: name a file.")
-        agent = GymMunchausenDQN(gymnasium.make(options.env), options.settings, options.seed)
-        agent.learn(options.steps, progress=True)
-        late = agent.returns[-100:]
-        if late:
-            print(f"mean return while learning, last {len(late)} of {len(agent.returns)} episodes: {np.mean(late):.2f}")
-        print(f"mean return of the greedy policy, 100 episodes: {evaluate(agent, 100):.2f}")
-        if options.out:
-            agent.save(options.out)
-    except (ValueError, gymnasium.error.Error, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        env = gymnasium.make(options.env)
+    except gymnasium.error.Error as error:
+        raise ValueError(str(error)) from None
+    agent = GymMunchausenDQN(env, options.settings, options.seed)
+    agent.learn(options.steps, progress=True)
+    late = agent.returns[-100:]
+    if late:
+        print(f"mean return while learning, last {len(late)} of {len(agent.returns)} episodes: {np.mean(late):.2f}")
+    print(f"mean return of the greedy policy, 100 episodes: {evaluate(agent, 100):.2f}")
+    if options.out:
+        agent.save(options.out)
 
 
 if __name__ == "__main__":

@@ -308,6 +308,17 @@ def execute(
 ) -> int:
     """Run a training command line; return its exit code: 0, 1 (the run failed), 2 (wrong input), 128 + signal."""
     try:
+        return _execute(parse, open_run, train)
+    except KeyboardInterrupt:  # while it was about to end
+        return 130
+
+
+def _execute(
+    parse: Callable[[], Options],
+    open_run: Callable[[Options], tuple[RunFolder[Settings], AnyRun]],
+    train: Callable[[Options, RunFolder[Settings], AnyRun], int],
+) -> int:
+    try:
         options = parse()
         folder, run = open_run(options)
     except KeyboardInterrupt:

@@ -46,11 +46,11 @@ class Options:
 def evaluate(arguments: list[str]) -> None:
     """Parse a command line with the defaults of its run, evaluate the policy, and print the metrics."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("run", nargs="?", default="")
+    first.add_argument("run", nargs="?")
     first.add_argument("--device", nargs="?", default="auto", const="auto")
     known, _ = first.parse_known_args(arguments)
-    asks = bool({"-h", "--help"} & set(arguments)) or not known.run
-    policy = None if asks else load(known.run, known.device)
+    asks = bool({"-h", "--help"} & set(arguments))
+    policy = None if asks or known.run is None else load(known.run, known.device)
     default = Options(run=tyro.MISSING, eval=policy.config.eval if policy else EvaluationSettings())
     with command.cause_last():
         options = tyro.cli(Options, args=arguments, default=default, prog="python agents/evaluate.py", description=HELP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import json
+import os
 import re
 import tomllib
 from collections import Counter
@@ -21,6 +22,7 @@ import msgspec
 from agents.config import Config, RunSettings
 from agents.runs.folder import RunFolder, write_atomically
 from agents.runs.kinds import AGENT, BASELINE, RunKind, Task, find_kind
+from agents.runs.lock import FolderLock
 from gfn_envs.errors import choose
 from gfn_envs.registry import find, load
 
@@ -140,13 +142,25 @@ def log_file(folder: Path) -> Path:
     return folder.with_name(folder.name + ".log")
 
 
+WRONG_INPUT = 2
+"""The exit code of a run whose settings are wrong: it would end like this again."""
+BUSY = os.EX_TEMPFAIL
+"""The exit code of a run that another sweep has."""
+
+
 def run_cell(folder: Path, kind: str) -> int:
-    """Start the run whose settings lie beside `folder`, or go on with it; return its exit code."""
-    if (folder / "summary.json").exists():
+    """Start the run whose settings lie beside `folder`, or go on with it; return its exit code.
+
+    It is `BUSY` where another sweep has the run, or took it up meanwhile.
+    """
+    config, summary = folder / "config.json", folder / "summary.json"
+    if summary.exists():
         return 0
-    begun = (folder / "config.json").exists()
+    begun = config.exists()
     where = ["--resume", str(folder)] if begun else ["--config", str(settings_file(folder)), "--out", str(folder)]
-    return load(find_kind(kind).main)([*where, "--no-progress", "--no-pictures"])
+    code = load(find_kind(kind).main)([*where, "--no-progress", "--no-pictures"])
+    others = summary.exists() or config.exists() > begun or FolderLock(folder).is_taken()
+    return BUSY if code == WRONG_INPUT and others else code
 
 
 def plain(name: str) -> str:

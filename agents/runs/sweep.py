@@ -24,7 +24,7 @@ from agents.config import json_object
 from agents.runs import command, suite
 from agents.runs.engines import Engine, EngineOptions, stoppable
 from agents.runs.lock import FolderLock
-from agents.runs.suite import Cell, log_file, run_cell
+from agents.runs.suite import BUSY, WRONG_INPUT, Cell, log_file, run_cell
 from gfn_envs.registry import find
 
 HELP = """Run a suite: methods with several seeds on some environments, each for the same number of trajectories.
@@ -225,7 +225,7 @@ def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: boo
             for folder, code in engine.ended().items():
                 if code == 0:
                     bar.end()
-                elif FolderLock(folder).is_taken():  # by another sweep, just before
+                elif code == BUSY:
                     tries[folder] -= 1
                     waiting.append(folder)
                 elif code != WRONG_INPUT and tries[folder] < TRIES:
@@ -252,10 +252,6 @@ def _next(waiting: deque[Path]) -> Path | None:
             return folder
         waiting.append(folder)
     return None
-
-
-WRONG_INPUT = 2
-"""The exit code of a run whose settings are wrong: it would end like this again."""
 
 
 def _told(folder: Path, code: int, count: int = 3) -> str:

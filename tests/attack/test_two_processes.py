@@ -48,17 +48,11 @@ def test_of_two_processes_one_is_refused(name: str, tmp_path: Path, record_prope
     record_property("count", f"{number(8)} pairs, {together} refused")
 
 
-def test_two_sweeps_share_a_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("i", range(number(6)))
+def test_two_sweeps_share_a_folder(i: int, tmp_path: Path) -> None:
     arguments = ["--methods", "tb+uniform", "random", "--seeds", "0", "--trajectories", "200", "--evaluations", "2"]
-    arguments += [
-        "--env-kwargs",
-        '{"dim": 2, "side": 4}',
-        "--jobs",
-        "1",
-        "--no-progress",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    arguments += ["--env-kwargs", '{"dim": 2, "side": 4}', "--jobs", "1", "--no-progress"]
+    arguments += ["--out", str(tmp_path / "out")]
     processes = [fork(sweep.main, arguments, tmp_path / f"{i}.log") for i in range(2)]
     assert [process.wait(2 * MOST) for process in processes] == [0, 0], [process.told() for process in processes]
     runs = [file.parent for file in (tmp_path / "out").rglob("config.json")]
