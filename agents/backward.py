@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.networks.base import Heads, Network, Outputs
 from agents.optimizer import AdamSettings, DecayingAdamSettings, Optimizer
 from agents.parts import Parts
@@ -191,7 +192,7 @@ class LearnedMaxent(Backward):
         log_pb = _log_pb(self.dag, outputs, rows.backward_actions)
         residual = log_count[1:] + log_pb[1:] - log_count[:-1]
         edges = rows.has_action[:-1]
-        loss = torch.where(edges, residual, 0.0).square().sum() / edges.sum()
+        loss = torch.where(edges, residual, 0.0).square().sum() / distributed.mean(edges.sum())
         self.optimizer.minimise(loss)
         return {"backward_loss": loss.detach()}
 

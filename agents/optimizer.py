@@ -1,4 +1,4 @@
-"""One gradient step: clear all gradients, run the backward pass, clip, step Adam, and decay its learning rate."""
+"""One gradient step: clear all gradients, run the backward pass, average over processes, clip, step Adam, decay."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from agents import distributed
 from agents.settings import Bounds, Settings
 
 
@@ -49,6 +50,7 @@ class Optimizer:
         for parameter in self._cleared:
             parameter.grad = None
         loss.backward()
+        distributed.average_gradients(self.parameters)
         if self.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.adam.step()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agents import policy
+from agents import distributed, policy
 from agents.config import Config
 from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import GFlowNet
@@ -75,7 +75,7 @@ class Trainer:
         self.buffer, self.evaluator = buffer, evaluator
         self.dag, self.network, self.targets = model.parts.dag, model.parts.network, model.parts.targets
         self.agent, self.backward = model.agent, model.backward
-        self.generator = make_generator(self.dag.device, config.seed)
+        self.generator = make_generator(self.dag.device, distributed.own_seed(config.seed))
         self.iteration = self.reward_calls = 0
         self.seconds = self._seconds_at_evaluation = 0.0
         self._iteration_at_evaluation = 0
@@ -84,7 +84,7 @@ class Trainer:
 
     @property
     def trajectories(self) -> int:
-        """Number of trajectories sampled so far."""
+        """Number of trajectories sampled so far, by all processes."""
         return self.iteration * self.config.batch_size
 
     @property
@@ -104,7 +104,7 @@ class Trainer:
         """Obtain the trajectories of an iteration, put them into the buffer, and return them."""
         batch, reward_calls = self.sampler.collect(self.agent, self.epsilon(), self.generator)
         self.buffer.add(batch)
-        self.reward_calls += reward_calls
+        self.reward_calls += reward_calls * distributed.size()
         return batch
 
     def step(self) -> None:
@@ -140,7 +140,7 @@ class Trainer:
         with bar:
             started = time.perf_counter()
             while self.iteration < self.num_iterations:
-                if stop():
+                if distributed.any_of(stop()):
                     self._check()
                     self.seconds += time.perf_counter() - started
                     return False
@@ -171,7 +171,7 @@ class Trainer:
             "reward_calls": self.reward_calls,
             "seconds": self.seconds,
             "iterations_per_second": iterations / seconds if seconds > 0 else 0.0,
-            **told,
+            **distributed.mean_figures(told),
             **self.evaluator.evaluate(self.agent, last=self.iteration == self.num_iterations),
         }
         self.history.append(metrics)
@@ -216,31 +216,48 @@ class Trainer:
         return {policy.FILE: policy.to_bytes(self.config, self.model, self.trajectories)}
 
     def state_dict(self) -> dict:
-        """Return everything on which the rest of the run depends, as tensors, numbers, lists and dictionaries."""
+        """Return everything on which the rest of the run depends, as tensors, numbers, lists and dictionaries.
+
+        What the other processes hold for themselves is in `others`. All processes must call this.
+        """
+        evaluator = self.evaluator.state_dict()
+        own = {
+            "sampler": self.sampler.state_dict(),
+            "buffer": self.buffer.state_dict(),
+            "generator": get_state(self.generator),
+            "means": self._means.state_dict(),
+        }
+        others = distributed.gathered_objects({**own, "pending": evaluator["pending"]})[1:]
         return {
             "network": self.network.state_dict(),
             "targets": self.targets.state_dict(),
             "agent": self.agent.state_dict(),
             "backward": self.backward.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "buffer": self.buffer.state_dict(),
-            "evaluator": self.evaluator.state_dict(),
-            "generator": get_state(self.generator),
+            "evaluator": evaluator,
+            **own,
+            **({"others": others} if others else {}),
             "iteration": self.iteration,
             "reward_calls": self.reward_calls,
             "seconds": [self.seconds, self._seconds_at_evaluation],
             "iteration_at_evaluation": self._iteration_at_evaluation,
-            "means": self._means.state_dict(),
             "history": self.history,
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned."""
-        for part in ("network", "targets", "agent", "backward", "sampler", "buffer", "evaluator"):
+        """Restore what `state_dict` returned; `ValueError` if another number of processes made it."""
+        others, rank = state.get("others", []), distributed.rank()
+        if len(others) + 1 != distributed.size():
+            raise ValueError(f"it is of {len(others) + 1} processes, and here are {distributed.size()}")
+        for part in ("network", "targets", "agent", "backward"):
             getattr(self, part).load_state_dict(state[part])
-        set_state(self.generator, state["generator"])
+        own = others[rank - 1] if rank else state
+        self.sampler.load_state_dict(own["sampler"])
+        self.buffer.load_state_dict(own["buffer"])
+        set_state(self.generator, own["generator"])
+        self._means.load_state_dict(own["means"], self.dag.device)
+        pending = {"pending": own["pending"]} if rank else {}
+        self.evaluator.load_state_dict({**state["evaluator"], **pending})
         self.iteration, self.history = state["iteration"], list(state["history"])
         self.reward_calls = state["reward_calls"]
         self.seconds, self._seconds_at_evaluation = state["seconds"]
         self._iteration_at_evaluation = state["iteration_at_evaluation"]
-        self._means.load_state_dict(state["means"], self.dag.device)

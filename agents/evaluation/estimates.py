@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.evaluation.gflownet import GFlowNet
 from agents.sampling import paths
 from agents.sampling.categorical import host_is_free
@@ -41,13 +42,17 @@ def log_likelihood(
     class, and log |Aut(x)| is taken off: slots that are the same to P_F are counted apart by P_B. The function works
     through `chunk` walks at a time; by default as many as suit a CPU's cache, or many off the CPU.
     """
-    chunk = chunk or (64 if host_is_free(states.device) else 4096)
-    starts = states.repeat_interleave(num_rollouts, 0)
-    ratios = [
-        log_ratios(gflownet, rollout(gflownet.dag, gflownet.backward_policy(), part, generator, backward=True))
-        for part in starts.split(chunk)
-    ]
-    estimate = torch.cat(ratios).view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
+    size = chunk or (64 if host_is_free(states.device) else 4096)
+
+    def ratios(starts: Tensor, generator: torch.Generator | None) -> Tensor:
+        walks = (
+            rollout(gflownet.dag, gflownet.backward_policy(), part, generator, backward=True)
+            for part in starts.split(size)
+        )
+        return torch.cat([log_ratios(gflownet, walk) for walk in walks])
+
+    found = distributed.map_rows(ratios, states.repeat_interleave(num_rollouts, 0), generator)
+    estimate = found.view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
     return estimate - gflownet.dag.log_symmetry(states)
 
 
@@ -66,12 +71,20 @@ def flow_consistency(log_p: Tensor, log_reward: Tensor, sets: int, size: int, ge
 @torch.no_grad()
 def elbo(gflownet: GFlowNet, num_samples: int, generator: torch.Generator | None) -> Tensor:
     """Return the mean of `log R(x) - (log P_F - log P_B)(tau)` over samples of P_F: a lower bound on log Z."""
-    batch = rollout(gflownet.dag, gflownet.policy(), gflownet.dag.reset(num_samples), generator)
-    return (batch.log_reward - log_ratios(gflownet, batch)).mean()
+
+    def terms(starts: Tensor, generator: torch.Generator | None) -> Tensor:
+        batch = rollout(gflownet.dag, gflownet.policy(), starts, generator)
+        return batch.log_reward - log_ratios(gflownet, batch)
+
+    return distributed.map_rows(terms, gflownet.dag.reset(num_samples), generator).mean()
 
 
 @torch.no_grad()
 def eubo(gflownet: GFlowNet, states: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return the same mean over backward walks from `states [N, d]` sampled from R/Z: an upper bound on log Z."""
-    batch = rollout(gflownet.dag, gflownet.backward_policy(), states, generator, backward=True)
-    return (batch.log_reward - log_ratios(gflownet, batch)).mean()
+
+    def terms(starts: Tensor, generator: torch.Generator | None) -> Tensor:
+        batch = rollout(gflownet.dag, gflownet.backward_policy(), starts, generator, backward=True)
+        return batch.log_reward - log_ratios(gflownet, batch)
+
+    return distributed.map_rows(terms, states, generator).mean()

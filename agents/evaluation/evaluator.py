@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.evaluation.gflownet import GFlowNet
 from agents.evaluation.metric import Column, Context, Drawer, Metric, Objects, SideBySide, Table
 from agents.evaluation.settings import EvaluationSettings
@@ -65,10 +66,12 @@ class Evaluator:
         self._pending.append((states, *rewards, lengths))
 
     def flush(self) -> None:
-        """Show the metrics what was added since the last time."""
+        """Show the metrics what was added since the last time, in all processes."""
         if not self._pending:
             return
-        states, log_reward, log_raw_reward, lengths = (torch.cat(part) for part in zip(*self._pending, strict=True))
+        states, log_reward, log_raw_reward, lengths = (
+            distributed.gathered(torch.cat(part)) for part in zip(*self._pending, strict=True)
+        )
         self._pending.clear()
         states = self.dag.canonical(states)
         new = self._first_seen(self._keys(states).cpu())
@@ -84,7 +87,7 @@ class Evaluator:
         return first[new].sort().values.to(self.dag.device)
 
     def evaluate(self, gflownet: GFlowNet | None, last: bool = False) -> dict[str, float]:
-        """Return the figures of all metrics by name.
+        """Return the figures of all metrics by name; several processes share the work.
 
         Args:
             gflownet: the policy to measure; None where nothing but its samples can be looked at.
@@ -92,8 +95,9 @@ class Evaluator:
         """
         self.flush()
         figures: dict[str, float] = {}
-        for metric in self.metrics.values():
-            figures |= metric.compute(gflownet, last)
+        with distributed.together():
+            for metric in self.metrics.values():
+                figures |= metric.compute(gflownet, last)
         return figures
 
     def columns(self) -> dict[str, Column]:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
+from agents import distributed
 from agents.backward import Backward
 from agents.networks.base import Heads, Network, Outputs
 from agents.objectives import losses
@@ -99,7 +100,7 @@ class Balance(Agent):
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         mask = buffer.newest.mask
-        loss = self.losses(buffer.newest).sum() / (mask.sum() if self.per_edge else len(mask))
+        loss = self.losses(buffer.newest).sum() / (distributed.mean(mask.sum()) if self.per_edge else len(mask))
         self.optimizer.minimise(loss)
         return {"loss": loss.detach()}
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.backward import Backward
 from agents.networks.base import Heads, Network, Outputs
 from agents.objectives.base import Agent, AgentSettings
@@ -100,6 +101,9 @@ class DQN(Agent):
         self.target, self.optimizer, self.settings = target, optimizer, settings
         self.alpha, self.l0 = settings.munchausen()
         self.temperature = 1 / (1 - self.alpha)
+        self.replay_batch = (
+            0 if settings.on_policy else distributed.share(settings.replay_batch, "--agent.replay-batch")
+        )
         self.keeps = Keeps(transitions=0 if settings.on_policy else settings.replay_capacity)
 
     def policy(self, network: Network | None = None) -> Policy:
@@ -145,13 +149,13 @@ class DQN(Agent):
     def _on_policy_loss(self, buffer: RolloutBuffer) -> Tensor:
         losses, edges = self._newest_losses(buffer)
         real = buffer.newest.rows.has_action[:-1]
-        loss = torch.where(real, losses * self._weights(edges), 0.0).sum() / real.sum()
+        loss = torch.where(real, losses * self._weights(edges), 0.0).sum() / distributed.mean(real.sum())
         self.optimizer.minimise(loss)
         return loss
 
     def _replay_loss(self, buffer: RolloutBuffer) -> Tensor:
         self.observe(buffer)
-        batch, slots, probabilities = buffer.sample_transitions(self.settings.replay_batch)
+        batch, slots, probabilities = buffer.sample_transitions(self.replay_batch)
         losses = huber(self.td_errors(batch))
         # Importance weights (N p)^-beta, scaled so that the largest is 1; N cancels.
         importance = (probabilities / probabilities.min()) ** -self.settings.priority_beta

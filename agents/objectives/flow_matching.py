@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.backward import Backward
 from agents.networks.base import Network
 from agents.objectives.base import Agent, AgentSettings
@@ -61,7 +62,8 @@ class FlowMatching(Agent):
         return torch.where(rows.has_parent, self.log_inflow(rows.states) - outflow, 0.0)
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
-        loss = self.residuals(buffer).square().sum() / buffer.newest.rows.has_parent.sum()
+        count = distributed.mean(buffer.newest.rows.has_parent.sum())
+        loss = self.residuals(buffer).square().sum() / count
         self.optimizer.minimise(loss)
         return {"loss": loss.detach()}
 

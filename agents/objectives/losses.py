@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from agents import distributed
+
 Penalty = Callable[[Tensor], Tensor]
 """A function from residuals to their costs, of the same shape; it is 0 at 0."""
 
@@ -106,11 +108,11 @@ def log_partition_variance(
     """Return the penalty of the mean estimate of log Z over the batch less each trajectory's own, `[B]`.
 
     No log Z is learned (Zhang et al. 2023, arXiv 2302.05446; Richter et al. 2020, arXiv 2010.10436). `log_flow` is read
-    at the last states only.
+    at the last states only. The batch is that of all processes.
     """
     last = mask.sum(1, keepdim=True)
     estimates = log_partition_estimates(log_pf, log_pb, log_flow.gather(1, last).squeeze(1), mask)
-    return penalty(estimates.mean() - estimates)
+    return penalty(distributed.mean(estimates.mean()) - estimates)
 
 
 def advantages(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, lamda: float) -> Tensor:

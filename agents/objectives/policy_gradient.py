@@ -13,6 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.backward import Backward
 from agents.networks.base import Heads, Outputs
 from agents.objectives.balance import Balance, NetworkFlow
@@ -42,7 +43,7 @@ class PolicyGradient(Balance):
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         log_flow, log_pf, log_pb, mask = self.terms(buffer.newest_fresh)
         gained = advantages(log_flow.detach(), log_pf.detach(), log_pb.detach(), mask, self.gae_lambda)
-        policy_loss = -torch.where(mask, log_pf * gained, 0.0).sum() / mask.sum()
+        policy_loss = -torch.where(mask, log_pf * gained, 0.0).sum() / distributed.mean(mask.sum())
         value_loss = self.value_loss(log_flow, log_flow[:, :-1].detach() + gained, mask)
         loss = policy_loss + self.value_weight * value_loss
         self.optimizer.minimise(loss)
@@ -50,7 +51,7 @@ class PolicyGradient(Balance):
 
     def value_loss(self, log_flow: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of `(log F(s_t) - wanted_t)^2 / 2` over the edges, of `log_flow [B, T + 1]`."""
-        return torch.where(mask, log_flow[:, :-1] - wanted, 0.0).square().sum() / (2 * mask.sum())
+        return torch.where(mask, log_flow[:, :-1] - wanted, 0.0).square().sum() / (2 * distributed.mean(mask.sum()))
 
 
 class EntropicPPO(PolicyGradient):
@@ -92,11 +93,12 @@ class EntropicPPO(PolicyGradient):
         log_flow, log_pf, _, mask = self.terms(part, outputs)
         ratio = torch.where(mask, log_pf - old, 0.0).exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
-        gain = torch.where(mask, torch.minimum(ratio * gained, clipped * gained), 0.0).sum() / mask.sum()
+        count = distributed.mean(mask.sum())
+        gain = torch.where(mask, torch.minimum(ratio * gained, clipped * gained), 0.0).sum() / count
         now = self._log_probs(outputs)
         moved = torch.where(part.rows.has_action.unsqueeze(1), now.exp() * (now - old_all), 0.0)
         value_loss = self.value_loss(log_flow, wanted, mask)
-        loss = moved.sum() / mask.sum() - gain + self.value_weight * value_loss
+        loss = moved.sum() / count - gain + self.value_weight * value_loss
         self.optimizer.minimise(loss)
         return torch.stack((loss, value_loss)).detach()
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.backward import Backward
 from agents.networks.base import Heads, Network, Outputs
 from agents.objectives.base import Agent, AgentSettings
@@ -40,7 +41,8 @@ class SoftActorCritic(Agent):
         settings: SoftActorCriticSettings,
     ) -> None:
         super().__init__(dag, network, backward)
-        self.target, self.optimizer, self.settings = target, optimizer, settings
+        self.target, self.optimizer = target, optimizer
+        self.replay_batch = distributed.share(settings.replay_batch, "--agent.replay-batch")
         self.keeps = Keeps(transitions=settings.replay_capacity)
 
     def policy(self, network: Network | None = None) -> Policy:
@@ -76,7 +78,7 @@ class SoftActorCritic(Agent):
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         self.observe(buffer)
-        batch, _, _ = buffer.sample_transitions(self.settings.replay_batch)
+        batch, _, _ = buffer.sample_transitions(self.replay_batch)
         critic, actor = (loss.mean() for loss in self.losses(batch))
         self.optimizer.minimise(critic + actor)
         return {"loss": critic.detach(), "actor_loss": actor.detach()}

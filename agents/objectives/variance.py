@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents import distributed
 from agents.backward import Backward
 from agents.networks.base import Network
 from agents.objectives import losses
@@ -39,7 +40,8 @@ class LogPartitionVariance(Balance):
         loss = self.loss(log_flow, log_pf, log_pb, mask).mean()
         self.optimizer.minimise(loss)
         with torch.no_grad():
-            mean = losses.log_partition_estimates(log_pf, log_pb, buffer.newest.log_reward, mask).mean()
+            estimates = losses.log_partition_estimates(log_pf, log_pb, buffer.newest.log_reward, mask)
+            mean = distributed.mean(estimates.mean())
             keep = _MOMENTUM * (self.updates > 0)
             self.mean.log_z.copy_(keep * self.mean.log_z + (1 - keep) * mean)
             self.updates.add_(1)

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 import torch
 import tyro
 
+from agents import distributed
 from agents.config import RunSettings
 from agents.runs import report
 from agents.runs.folder import Run, RunFolder, first_line
@@ -90,7 +91,7 @@ def folder_of(options: RunOptions, config: Settings, method: str) -> RunFolder[S
         if changed:
             flags = ", ".join("--" + key.replace("_", "-") for key in changed)
             raise ValueError(f"--resume goes on with the run's own settings: leave out {flags}.")
-    elif not options.overwrite:
+    elif not options.overwrite and distributed.rank() == 0:  # to the others it may have begun already
         _demand_free(folder)
     return folder
 
@@ -148,11 +149,18 @@ def begin(folder: RunFolder[Settings], run: Run, config: Settings, options: RunO
     """Take the folder and begin `run` there; to resume, load its checkpoint and bring the other files in line with it.
 
     Raises `ValueError` if another process has the folder, and if the run has already gone further than `config` asks
-    for. The caller gives the folder back with `folder.lock.release()`; after an error it is given back.
+    for. The caller gives the folder back with `folder.lock.release()`; after an error it is given back. Of several
+    processes the first one has the folder.
     """
+    if distributed.rank():
+        distributed.wait()
+        if options.resume:
+            folder.load(run)
+        return
     folder.lock.take()
     try:
         _begin(folder, run, config, options)
+        distributed.wait()
     except BaseException:
         folder.lock.release()
         raise
@@ -237,7 +245,7 @@ def follow(
     """Train `run` to the end or to a signal, and save after each evaluation; return the exit code.
 
     Loggers also get the pictures of each evaluation. `close(finished)` writes the last files, and returns those that
-    are to be looked at.
+    are to be looked at. Of several processes the first one does this, and the others `assist`.
     """
     with StopSignals() as signals, contextlib.ExitStack() as at_exit:
         for logger in loggers:
@@ -258,12 +266,22 @@ def follow(
         folder.save(run)
         print(report.table(run.history, run.columns()), flush=True)
         pictures = close(finished)
+        distributed.wait()
     if pictures:
         print("to look at: " + ", ".join(str(path) for path in pictures))
     if not finished:
         print(f"stopped after {run.trajectories:,} trajectories; go on with --resume {folder.path}", file=sys.stderr)
         return 128 + signals.received
     return 0
+
+
+def assist(run: Trainable) -> int:
+    """Train beside the first process, which saves what all processes hold; return the exit code."""
+    with StopSignals() as signals:
+        finished = run.train(lambda metrics: run.state_dict() and None, signals.wanted, False)
+        run.state_dict()
+        distributed.wait()  # `torchrun` stops the others when one process ends with an error
+    return 0 if finished else 128 + signals.received
 
 
 def summary(run: Run, names: Iterable[str]) -> dict[str, Any]:
@@ -273,6 +291,7 @@ def summary(run: Run, names: Iterable[str]) -> dict[str, Any]:
         **{name: getattr(run.config, name) for name in names},
         "env_kwargs": run.config.parsed_env_kwargs(),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "processes": distributed.size(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -386,5 +405,6 @@ def _answer(error: Exception, code: int, mended: str = "") -> int:
 
 
 def _tell(error: Exception | str, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    if code != 2 or distributed.rank() == 0:  # wrong input is the same to all processes
+        print(f"error: {error}", file=sys.stderr)
     return code

@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from agents import registry
+from agents import distributed, registry
 from agents.build import build_trainer
 from agents.config import Config, method_names, usual
 from agents.model import make_dag
@@ -39,6 +39,9 @@ A short run:
 Go on with it after Ctrl-C or a kill, or extend it:
   python agents/run.py --resume runs/small
   python agents/run.py --resume runs/small --trajectories 40000
+
+On several processes, which share each batch:
+  torchrun --nproc-per-node 2 agents/run.py --env gfn/QM9-v0 --preset paper
 
 The same settings again, but for what is given besides:
   python agents/run.py --config runs/small/config.json --seed 1 --out runs/small-1
@@ -125,6 +128,8 @@ def train(options: Options, folder: RunFolder[Config], trainer: Trainer) -> int:
     """Train to the end or to a signal, save and report; return the exit code."""
     config = trainer.config
     torch.set_num_threads(config.threads)
+    if distributed.rank():
+        return command.assist(trainer)
     size = sum(p.numel() for p in trainer.network.parameters())
     sampler = "" if config.sampler == Config.sampler else f" and {config.sampler}"
     print(
@@ -167,4 +172,5 @@ def main(argv: list[str] | None = None) -> int:
     if "--list" in arguments:
         print(listing.text())
         return 0
-    return command.execute(lambda: parse(arguments), open_run, train)
+    with distributed.joined():
+        return command.execute(lambda: parse(arguments), open_run, train)
