@@ -41,6 +41,7 @@ def _sweep(words: list[str]) -> object:
 
 PARSERS: dict[str, Callable[[list[str]], object]] = {
     "python agents/run.py": train.parse,
+    "torchrun --nproc-per-node 2 agents/run.py": train.parse,
     "python agents/sample.py": lambda words: tyro.cli(sample.Options, args=words),
     "python agents/evaluate.py": lambda words: tyro.cli(evaluate.Options, args=words),
     "python agents/sweep.py": _sweep,
