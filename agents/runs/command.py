@@ -277,8 +277,12 @@ def follow(
 
 def assist(run: Trainable) -> int:
     """Train beside the first process, which saves what all processes hold; return the exit code."""
+
+    def on_evaluation(metrics: dict[str, float]) -> None:
+        run.state_dict()
+
     with StopSignals() as signals:
-        finished = run.train(lambda metrics: run.state_dict() and None, signals.wanted, False)
+        finished = run.train(on_evaluation, signals.wanted, False)
         run.state_dict()
         distributed.wait()  # `torchrun` stops the others when one process ends with an error
     return 0 if finished else 128 + signals.received
