@@ -100,7 +100,7 @@ def test_every_id_that_gives_smiles_is_tested_here() -> None:
     assert list(SMALL) == IDS
 
 
-@pytest.mark.parametrize("env", IDS)
+@pytest.mark.parametrize("env", ["gfn/QM9-v0", pytest.param("gfn/SEH-v0", marks=pytest.mark.slow)])
 def test_a_run_leaves_molecules_metrics_and_pictures_and_can_be_resumed(env, tmp_path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(flags(settings(env), "--out", str(whole))) == 0

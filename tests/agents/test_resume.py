@@ -104,7 +104,10 @@ def test_a_signal_leaves_a_checkpoint_of_that_iteration_and_the_table(
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize("combination", ["mdqn+tlm", "db+naive", "mdqn+pessimistic"])
+@pytest.mark.parametrize(
+    "combination",
+    ["mdqn+tlm", *(pytest.param(each, marks=pytest.mark.slow) for each in ("db+naive", "mdqn+pessimistic"))],
+)
 def test_a_killed_process_goes_on_bit_identically(combination: str, tmp_path: Path, no_pictures: None) -> None:
     arguments = [*COMBINATIONS[combination], "--trajectories", "960"]
     assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
@@ -121,7 +124,9 @@ def test_a_killed_process_goes_on_bit_identically(combination: str, tmp_path: Pa
     assert set(contents(killed)) == RUN_FILES
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_process_that_gets_a_signal_ends_with_its_code(number: int, code: int, tmp_path: Path) -> None:
     process = start(*MDQN, "--trajectories", 10**6, "--out", tmp_path)
     wait_for_evaluation(process, tmp_path, 2)

@@ -58,6 +58,7 @@ def test_a_script_run_from_any_folder_leaves_everything_promised(tmp_path: Path)
     assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ["48", "96"]
 
 
+@pytest.mark.slow
 def test_a_script_run_from_the_root_equals_a_call_in_process(tmp_path: Path, no_pictures: None) -> None:
     process = start(*SHORT, "--out", tmp_path / "run", cwd=SCRIPT.parents[1])
     _, errors = process.communicate(timeout=120)

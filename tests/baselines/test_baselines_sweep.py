@@ -232,6 +232,7 @@ agents.register_metric("own", "own_choices:OwnMetric")
 """
 
 
+@pytest.mark.slow
 def test_choices_of_a_users_module_are_swept_and_compared(tmp_path: Path) -> None:
     (tmp_path / "own_choices.py").write_text(OWN)
     methods = ["own_choices:own+own_choices:own", "random"]

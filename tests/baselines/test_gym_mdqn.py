@@ -91,6 +91,7 @@ def test_q_comes_to_the_fixed_point_and_no_masked_action_is_taken(view):
         assert all(mask[place, action] for action in drawn)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_agents_and_every_setting_has_an_effect():
     def outcome(seed=0, **changed):
         settings = GymDQNSettings(**{**QUICK.__dict__, "epsilon_steps": 100, "learning_starts": 30, **changed})

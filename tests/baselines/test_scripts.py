@@ -47,9 +47,9 @@ BASELINE = ["--algo", "registry:mine"]
     [
         ([str(ROOT / "agents" / "run.py")], AGENT, ("agent.power", 0.5)),
         (["-m", "agents"], AGENT, ("agent.power", 0.5)),
-        (["-P", str(ROOT / "agents" / "run.py")], AGENT, ("agent.power", 0.5)),
+        pytest.param(["-P", str(ROOT / "agents" / "run.py")], AGENT, ("agent.power", 0.5), marks=pytest.mark.slow),
         ([str(ROOT / "baselines" / "run.py")], BASELINE, ("algo", "registry:mine")),
-        (["-m", "baselines"], BASELINE, ("algo", "registry:mine")),
+        pytest.param(["-m", "baselines"], BASELINE, ("algo", "registry:mine"), marks=pytest.mark.slow),
     ],
 )
 def test_neither_our_modules_nor_the_users_are_hidden(

@@ -20,6 +20,7 @@ def _run(cwd: Path, name: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_tb_with_tlm_approaches_the_target(tmp_path: Path) -> None:
     distances = [float(word) for word in re.findall(r"variation ([\d.]+)", _run(tmp_path, "tb_tlm.py", "400"))]
     assert distances[0] > 0.8
