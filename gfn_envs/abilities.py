@@ -71,6 +71,15 @@ class HasTestSet(Protocol):
 
 
 @runtime_checkable
+class HasSizes(Protocol):
+    """Has objects of different sizes, such as molecules."""
+
+    def object_sizes(self, states: Tensor) -> Tensor:
+        """Return the number of parts of each of `states [B, d]`, complete or not, int64 `[B]`."""
+        ...
+
+
+@runtime_checkable
 class TokenStates(Protocol):
     """Has states that read as rows of tokens."""
 

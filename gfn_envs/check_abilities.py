@@ -11,6 +11,7 @@ from gfn_envs.abilities import (
     CountsTrajectories,
     GraphStates,
     HasPotential,
+    HasSizes,
     HasTestSet,
     KnowsPartition,
     Molecules,
@@ -32,6 +33,10 @@ def check_at_states(dag: DAG, states: Tensor, s0: Tensor) -> None:
         _check_log_num_trajectories(dag, states)
     if isinstance(dag, HasPotential):
         _check_log_potential(dag, states, s0)
+    if isinstance(dag, HasSizes):
+        sizes = dag.object_sizes(states)
+        check_form(dag, "object_sizes", "sizes", sizes, (len(states),), torch.int64)
+        require(dag.device.type == "meta" or bool((sizes >= 0).all()), "object_sizes must not be negative.")
     if isinstance(dag, GraphStates):
         _check_graph(dag, dag, states)
     if isinstance(dag, SlotStates):

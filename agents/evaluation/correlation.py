@@ -9,20 +9,24 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.evaluation.estimates import flow_consistency, log_likelihood
+from agents.evaluation.estimates import flow_consistency, likelihood
 from agents.evaluation.gflownet import GFlowNet
-from agents.evaluation.metric import Column, Context, CostlyMetric, Drawer
-from gfn_envs.abilities import HasTestSet
+from agents.evaluation.metric import Column, Context, CostlyMetric, Drawer, Objects
+from gfn_envs.abilities import HasSizes, HasTestSet
 from gfn_envs.metrics import pearson, spearman
 
 SETS, SET_SIZE = 256, 8
 """The sets of test objects that FCS looks at."""
+FEWEST = 10
+"""Objects that a correlation within one size needs."""
 
 
 class CorrelationMetrics(CostlyMetric):
     """The correlation of log P_theta with log R over the environment's test set, and FCS, every so many evaluations.
 
-    Where the law that is sampled is R/|Aut|, log R stands for its log.
+    Where the law that is sampled is R/|Aut|, log R stands for its log. Where objects have sizes, there is one more
+    correlation, over the test objects of the size that most of the latest samples have: how seldom a policy ends early
+    is learned from a handful of samples, so that log P - log R may differ by much from size to size.
 
     Attributes:
         test_set: the objects used, their log R and the log P_theta last estimated, by the names `states`, `log_reward`
@@ -37,6 +41,8 @@ class CorrelationMetrics(CostlyMetric):
                 f"the metric correlation needs {type(dag).__name__} to have test_states (gfn_envs.abilities)."
             )
         self._test_states = dag.test_states
+        self._sized = dag if isinstance(dag, HasSizes) else None
+        self._own_size = 0
         self.test_set: dict[str, Tensor] = {}
 
     def columns(self) -> dict[str, Column]:
@@ -45,9 +51,15 @@ class CorrelationMetrics(CostlyMetric):
         return {
             "pearson": Column("Pearson", "{:.3f}", panel),
             "spearman": Column("Spearman", "{:.3f}", panel, compared=300, meaning=about),
+            "spearman_own_size": Column("Spearman, own size", "{:.3f}", panel, in_table=False, dashed=True),
+            "log_p_error": Column("standard error of log P", "{:.3f}", in_table=False),
             "fcs": Column("FCS", "{:.3f}", "total variation within small sets of test objects", in_table=False),
             "test_seconds": Column("seconds for the test set", "{:.1f}", in_table=False),
         }
+
+    def add(self, objects: Objects) -> None:
+        if self._sized is not None:
+            self._own_size = int(self._sized.object_sizes(objects.states).mode().values)
 
     def compute(self, gflownet: GFlowNet | None, last: bool) -> dict[str, float]:
         """Return the figures in their turn, and whenever it is the last."""
@@ -57,14 +69,23 @@ class CorrelationMetrics(CostlyMetric):
         states, log_reward = self._chosen
         if len(states) == 0:  # none of the fixed set fits a small instance
             return {}
-        log_p = log_likelihood(gflownet, states, self.context.settings.test_rollouts, self.context.generator)
+        log_p, error = likelihood(gflownet, states, self.context.settings.test_rollouts, self.context.generator)
         self.test_set = {"states": states.cpu(), "log_reward": log_reward.cpu(), "log_p": log_p.cpu()}
         return {
             "spearman": spearman(log_p, log_reward),
             "pearson": pearson(log_p, log_reward),
+            **self._within_size(states, log_p, log_reward),
+            **({"log_p_error": float(error.mean())} if self.context.settings.test_rollouts > 1 else {}),
             "fcs": float(flow_consistency(log_p, log_reward, SETS, SET_SIZE, torch.Generator().manual_seed(0))),
             "test_seconds": time.perf_counter() - started,
         }
+
+    def _within_size(self, states: Tensor, log_p: Tensor, log_reward: Tensor) -> dict[str, float]:
+        """Return the correlation over the objects of the policy's own size, if there are some."""
+        if self._sized is None:
+            return {}
+        own = self._sized.object_sizes(states) == self._own_size
+        return {"spearman_own_size": spearman(log_p[own], log_reward[own])} if int(own.sum()) >= FEWEST else {}
 
     @cached_property
     def _chosen(self) -> tuple[Tensor, Tensor]:
@@ -74,14 +95,20 @@ class CorrelationMetrics(CostlyMetric):
         return states, dag.log_reward(states) - dag.log_symmetry(states)
 
     def pictures(self, gflownet: GFlowNet | None) -> dict[str, Drawer]:
-        return {"correlation": lambda: scatter(self.test_set)} if self.test_set else {}
+        if not self.test_set:
+            return {}
+        drawers: dict[str, Drawer] = {"correlation": lambda: scatter(self.test_set)}
+        if (sized := self._sized) is not None:
+            sizes = sized.object_sizes(self.test_set["states"].to(self.context.dag.device)).cpu()
+            drawers["offsets"] = lambda: offsets(self.test_set, sizes)
+        return drawers
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "test_set": self.test_set}
+        return {**super().state_dict(), "test_set": self.test_set, "own_size": self._own_size}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.test_set = state["test_set"]
+        self.test_set, self._own_size = state["test_set"], state["own_size"]
 
 
 def spread(n: int, count: int) -> Tensor:
@@ -106,5 +133,18 @@ def scatter(test_set: dict[str, Tensor]) -> Figure:
     axes.set_ylabel("log P, estimated by backward rollouts")
     correlation = f"Pearson {pearson(log_p, log_reward):.3f}, Spearman {spearman(log_p, log_reward):.3f}"
     axes.set_title(f"{len(log_p)} test objects: {correlation}", fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def offsets(test_set: dict[str, Tensor], sizes: Tensor) -> Figure:
+    """Draw log P_theta - log R of the test set's objects by their `sizes [N]`: level where the policy is right."""
+    difference = test_set["log_p"] - test_set["log_reward"]
+    present = sizes.unique().tolist()
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.boxplot([difference[sizes == size].numpy() for size in present], positions=present)
+    axes.set_xlabel("parts of the object")
+    axes.set_ylabel("log P - log R")
     axes.grid(alpha=0.3)
     return figure

@@ -31,16 +31,25 @@ def log_ratios(gflownet: GFlowNet, trajectories: Trajectories) -> Tensor:
     return log_pf - log_pb
 
 
-@torch.no_grad()
 def log_likelihood(
     gflownet: GFlowNet, states: Tensor, num_rollouts: int, generator: torch.Generator | None, chunk: int | None = None
 ) -> Tensor:
-    """Return an estimate of log P_theta(x) of terminal `states [N, d]`, the probability that P_F ends there, `[N]`.
+    """Return the estimate of log P_theta(x) of `likelihood`, `[N]`."""
+    return likelihood(gflownet, states, num_rollouts, generator, chunk)[0]
 
-    It is `logsumexp over K of (log P_F - log P_B)(tau_k) - log K`: `tau_k` walks backwards from x by P_B, and K is
+
+@torch.no_grad()
+def likelihood(
+    gflownet: GFlowNet, states: Tensor, num_rollouts: int, generator: torch.Generator | None, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return an estimate of log P_theta(x) of terminal `states [N, d]` and its standard error, each `[N]`.
+
+    P_theta(x) is the probability that P_F ends there. The estimate is
+    `logsumexp over K of (log P_F - log P_B)(tau_k) - log K`: `tau_k` walks backwards from x by P_B, and K is
     `num_rollouts`. It is a lower bound in expectation, tighter with K. Where the DAG renames slots, x stands for its
-    class, and log |Aut(x)| is taken off: slots that are the same to P_F are counted apart by P_B. The function works
-    through `chunk` walks at a time; by default as many as suit a CPU's cache, or many off the CPU.
+    class, and log |Aut(x)| is taken off: slots that are the same to P_F are counted apart by P_B. The error is that of
+    the mean of the K ratios relative to it, NaN for a single walk; where few walks carry the mean, it is too small.
+    The function works through `chunk` walks at a time; by default as many as suit a CPU's cache, or many off the CPU.
     """
     size = chunk or (64 if host_is_free(states.device) else 4096)
 
@@ -51,9 +60,11 @@ def log_likelihood(
         )
         return torch.cat([log_ratios(gflownet, walk) for walk in walks])
 
-    found = distributed.map_rows(ratios, states.repeat_interleave(num_rollouts, 0), generator)
-    estimate = found.view(-1, num_rollouts).logsumexp(1) - math.log(num_rollouts)
-    return estimate - gflownet.dag.log_symmetry(states)
+    found = distributed.map_rows(ratios, states.repeat_interleave(num_rollouts, 0), generator).view(-1, num_rollouts)
+    estimate = found.logsumexp(1) - math.log(num_rollouts)
+    weights = (found - estimate.unsqueeze(1)).exp()  # of mean 1
+    deviation = weights.std(1) if num_rollouts > 1 else torch.full_like(estimate, math.nan)
+    return estimate - gflownet.dag.log_symmetry(states), deviation / math.sqrt(num_rollouts)
 
 
 def flow_consistency(log_p: Tensor, log_reward: Tensor, sets: int, size: int, generator: torch.Generator) -> Tensor:

@@ -96,6 +96,17 @@ def test_more_walks_tighten_the_bound(dag: str) -> None:
     assert gaps[0] > 1.5 * gaps[1] > 1.5**2 * gaps[2] > 0
 
 
+def test_the_standard_error_is_the_spread_of_repeated_estimates() -> None:
+    flow, agent = _random("grid")
+    states = _complete(flow)
+    found, error = likelihood.likelihood(agent, states.repeat_interleave(400, 0), 50, _generator(), chunk=50_000)
+    spread = found.view(-1, 400).double().std(1)
+    ratio = error.view(-1, 400).double().mean(1) / spread
+    assert 0.85 < float(ratio.nanmedian()) < 1.15  # it is lower where few walks carry the mean
+    assert float(spread.max()) > 0.1
+    assert bool(likelihood.likelihood(agent, states, 1, _generator())[1].isnan().all())
+
+
 def test_each_state_keeps_its_place_whatever_the_chunk() -> None:
     flow, agent = _random("subsets")
     states = torch.cat([_complete(flow), _complete(flow).flip(0)])

@@ -23,10 +23,11 @@ from agents.evaluation.molecules import MoleculeMetrics
 from agents.evaluation.samples import SampleMetrics
 from agents.model import make_dag
 from agents.runs.train import main
+from agents.sampling.rollout import rollout
 from gfn_envs import DAG
 from gfn_envs.abilities import CountsTrajectories
 from gfn_envs.envs.molecules import chem
-from gfn_envs.metrics import pearson
+from gfn_envs.metrics import pearson, spearman
 
 SMALL = {"gfn/QM9-v0": '{"max_atoms": 7}', "gfn/SEH-v0": '{"max_fragments": 3}'}
 IDS = [id for id in gfn_envs.registered() if id in SMALL]
@@ -252,16 +253,27 @@ def test_the_learned_maxent_policy_of_molecules_has_a_head_of_its_own() -> None:
 
 @pytest.mark.parametrize("symmetry", ["exact", "reference"])
 def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
-    config = with_values(settings("gfn/QM9-v0"), {"env_kwargs": json.dumps({"max_atoms": 7, "symmetry": symmetry})})
+    kwargs = {"max_atoms": 7, "symmetry": symmetry}
+    given = {"env_kwargs": json.dumps(kwargs), "eval.test_objects": 60, "eval.test_rollouts": 2}
+    config = with_values(settings("gfn/QM9-v0"), given)
     trainer = build_trainer(config, make_dag(config))
-    dag, result = trainer.dag, trainer.evaluator.evaluate(trainer.agent)
-    test_set = correlation_of(trainer.evaluator).test_set
+    dag, correlation = trainer.dag, correlation_of(trainer.evaluator)
+    trainer.evaluator.add(rollout(dag, trainer.agent.policy(), dag.reset(64), torch.Generator().manual_seed(0)))
+    result = trainer.evaluator.evaluate(trainer.agent)
+    test_set = correlation.test_set
     states = test_set["states"]
     law = 10 * dag.rewards(states).log()  # type: ignore[attr-defined]
     if symmetry == "reference":
         law = law - dag.log_symmetry(states)
     torch.testing.assert_close(test_set["log_reward"], law, rtol=1e-4, atol=1e-4)
     assert result["pearson"] == pytest.approx(pearson(test_set["log_p"], law), abs=1e-4)
+    atoms = (states[:, :7] > 0).sum(1)
+    own = atoms == 7  # nearly all random molecules have as many atoms as there may be
+    assert 10 <= int(own.sum()) < len(states)
+    assert result["spearman_own_size"] == pytest.approx(spearman(test_set["log_p"][own], law[own]), abs=1e-4)
+    assert 0 < result["log_p_error"] < math.inf
+    boxes = correlation.pictures(None)["offsets"]().axes[0]
+    assert [label.get_text() for label in boxes.get_xticklabels()] == [str(size) for size in atoms.unique().tolist()]
 
 
 def test_estimated_likelihoods_are_those_of_the_enumeration() -> None:

@@ -41,8 +41,8 @@ KNOWN = {
     "gfn/Set-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential"},
     "gfn/Bag-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
     "gfn/RandomDAG-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget"},
-    "gfn/QM9-v0": {"HasTestSet", "GraphStates", "Molecules", "ReadsSmiles", "TellsNovelty"},
-    "gfn/SEH-v0": {"CountsTrajectories", "HasTestSet", "GraphStates", "Molecules"},
+    "gfn/QM9-v0": {"HasTestSet", "HasSizes", "GraphStates", "Molecules", "ReadsSmiles", "TellsNovelty"},
+    "gfn/SEH-v0": {"CountsTrajectories", "HasTestSet", "HasSizes", "GraphStates", "Molecules"},
 }
 
 

@@ -418,6 +418,11 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
         lambda: _with(_grid(), is_novel=lambda s: s[:, 0]),
         "is_novel must return novel of dtype torch.bool",
     ),
+    "sizes_as_fractions": (
+        lambda: _with(_grid(), object_sizes=lambda s: s[:, 0].float()),
+        "object_sizes must return sizes of dtype torch.int64",
+    ),
+    "negative_sizes": (lambda: _with(_grid(), object_sizes=lambda s: -s[:, 0]), "object_sizes must not be negative"),
     "wrong_number_of_trajectories": (
         lambda: _subsets(log_num_trajectories=lambda f, s: f(s) * 2),
         "log_num_trajectories is wrong",

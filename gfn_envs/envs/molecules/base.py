@@ -149,6 +149,10 @@ class MoleculeDAG(DAG):
         nodes, pairs = self.layout.parts(states)
         return self.layout.joined(*rename(nodes, pairs, canonical_order(nodes, pairs)), states[:, -1:])
 
+    def object_sizes(self, states: Tensor) -> Tensor:
+        """Return the number of filled slots of each of `states [B, d]`, int64 `[B]`."""
+        return (self.layout.parts(states)[0] > 0).sum(1)
+
     def to_smiles(self, states: Tensor) -> list[str]:
         """Return the canonical SMILES of each of `states [B, d]`, complete or not; "" for the empty graph."""
         chem = require_rdkit()
