@@ -78,9 +78,7 @@ def described(cls: type) -> tuple[str, dict[str, str], str]:
     text = (inspect.getdoc(cls) or "").partition("\nArgs:\n")[0]
     parts = re.split(rf"(?:^|(?<=\. ))({'|'.join(LABELS)}): ", text, flags=re.MULTILINE)
     labelled = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
-    if not labelled:
-        return text.strip(), {}, ""
-    last = list(labelled)[-1]
+    last = LABELS[-1]
     labelled[last], _, notes = labelled[last].partition("\n\n")
     return parts[0].strip(), labelled, notes.strip()
 
@@ -104,7 +102,10 @@ def page(id: str) -> str:
     cls, changed = class_of(id), find(id)[1]
     intro, labelled, notes = described(cls)
     own, first = text_of(id), next(each for each in ids() if class_of(each) is cls)
-    parts = [f"# {id}", _picture(id), _without_title(own.read_text(encoding="utf-8")) if own else intro]
+    picture = f"![A trajectory of the trained policy and a random one](../pictures/gallery/{name_of(id)}.png)"
+    parts = [f"# {id}", picture, _without_title(own.read_text(encoding="utf-8")) if own else intro]
+    if not own and issubclass(cls, abilities.Molecules):
+        parts.append("[Molecules](../environments.md#molecules) tells of SMILES, symmetry and the rewards.")
     if first != id:
         other = f"[{first}]({Path(place_of(first)).name})"
         parts.append(f"It is {other} with {_given(changed)}, and that page says more about both.")
@@ -125,13 +126,6 @@ def _given(values: dict[str, Any]) -> str:
 
 def _without_title(text: str) -> str:
     return re.sub(r"\A# .*\n+", "", text).strip()
-
-
-def _picture(id: str) -> str:
-    picture = f"pictures/gallery/{name_of(id)}.png"
-    if not (ROOT / "docs" / picture).exists():
-        return ""
-    return f"![A trajectory of the trained policy and a random one](../{picture})"
 
 
 def _sizes(id: str) -> str:
@@ -287,8 +281,6 @@ def overview() -> str:
     return table(("id", "what is built", "states", "objects"), rows)
 
 
-def with_links(text: str, place: str) -> str:
-    """Return a page whose headings that are ids of environments lead to their pages."""
-    up = "../" * place.count("/")
-    heads = {id: f"## [{id}]({up}{place_of(id)})" for id in ids()}
-    return re.sub(r"^## (gfn/\S+)$", lambda head: heads.get(head[1], head[0]), text, flags=re.MULTILINE)
+def with_links(gallery: str) -> str:
+    """Return the gallery, whose headings lead to the pages of the environments."""
+    return re.sub(r"^## (gfn/\S+)$", lambda head: f"## [{head[1]}]({place_of(head[1])})", gallery, flags=re.MULTILINE)

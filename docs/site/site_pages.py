@@ -21,12 +21,15 @@ OVERVIEW = re.compile("<!-- environments -->.*<!-- end of environments -->", re.
 
 
 def place(path: str) -> str | None:
-    """Return the path among the site's sources of a file of the repository; None for what the site does not show."""
-    if path in MOVED:
-        return MOVED[path]
-    if path.startswith("results/"):
-        return path
-    return path.removeprefix("docs/") if path.startswith("docs/") and (ROOT / path).is_file() else None
+    """Return the path among the site's sources of a file of the repository; None for what the site does not show.
+
+    MkDocs tells of a file below docs/ that is not there. Raises `FileNotFoundError` for other ones.
+    """
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    if not (ROOT / path).exists():
+        raise FileNotFoundError(f"a link leads to {path}, which is not there")
+    return MOVED.get(path, path if path.startswith("results/") else None)
 
 
 def sources() -> list[str]:
@@ -48,8 +51,9 @@ def pages() -> dict[str, str | bytes]:
         here = place(source)
         assert here
         text = methods.page() if source == methods.SOURCE else (ROOT / source).read_text(encoding="utf-8")
-        found[here] = environments.with_links(relinked(text, source, here, place), here)
-    found["environments.md"] = OVERVIEW.sub(environments.overview(), found["environments.md"])
+        found[here] = relinked(text, source, here, place)
+    found["gallery.md"] = environments.with_links(found["gallery.md"])
+    found["environments.md"] = OVERVIEW.sub(lambda _: environments.overview(), found["environments.md"])
     for id in environments.ids():
         here = environments.place_of(id)
         found[here] = relinked(environments.page(id), f"docs/{here}", here, place)

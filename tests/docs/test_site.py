@@ -108,6 +108,13 @@ def test_links_follow_a_page_that_moves() -> None:
     assert moved == "[a](x/b.md#c), ![d](x/e/f.png), [g](#h), [i](https://j), k"
 
 
+def test_a_link_to_nothing_does_not_become_text() -> None:
+    assert site_pages.place("docs/nothing.md") == "nothing.md"  # of which the strict build tells
+    with pytest.raises(FileNotFoundError, match=r"results/nothing\.md"):
+        site_pages.place("results/nothing.md")
+    assert site_pages.place("gfn_envs/dag.py") is None
+
+
 def _place(path: str) -> str | None:
     return None if path.endswith(".py") else path
 
