@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import gallery
@@ -163,6 +164,13 @@ def test_the_site_has_every_page(site: Path) -> None:
     places = {path.relative_to(site).parent.as_posix() for path in site.rglob("index.html")}
     assert {site_environments.place_of(id).removesuffix(".md") for id in IDS} <= places
     assert {"gallery", "agents", "results/tiny", "reference/agents", "notebooks/own_reward"} <= places
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", site_api.PACKAGES, ids=lambda package: package.__name__)
+def test_the_reference_has_every_public_name(package: ModuleType, site: Path, read: dict[Path, Reader]) -> None:
+    anchors = read[site / "reference" / package.__name__ / "index.html"].anchors
+    assert {f"{package.__name__}.{name}" for name in package.__all__} <= anchors
 
 
 @pytest.mark.slow
