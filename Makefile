@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train compare test test-all test-clients test-lowest attack check bench format clean
+.PHONY: help train compare test test-all test-clients test-lowest test-docs attack check docs bench format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -49,6 +49,19 @@ test-clients: .venv $(CLIENTS:%=.clients/%/installed)  ## the examples of docs/c
 	.clients/$*/bin/python -m pip install --quiet --no-deps --requirement $<
 	touch $@
 
+docs: .docs/installed  ## the documentation as a website, which needs no network: site/index.html
+	NO_MKDOCS_2_WARNING=1 .docs/bin/python -m mkdocs build --strict
+
+test-docs: .docs/installed  ## the website: strictly built, links, notebooks
+	OMP_NUM_THREADS=1 .docs/bin/python -m pytest -m "slow or not slow" tests/docs/test_site.py
+
+# As the environments of clients: it sees what .venv has.
+.docs/installed: docs/site/requirements.txt .venv/installed
+	$(BIN)/python -m venv .docs
+	printf '%s\n' "$(CURDIR)" "$$($(BIN)/$(PURELIB))" > "$$(.docs/bin/$(PURELIB))/project.pth"
+	.docs/bin/python -m pip install --quiet --no-deps --requirement $<
+	touch $@
+
 # PyTorch is the locked one: wheels of its earlier releases bring gigabytes of CUDA. LOWEST_TORCH=torch==2.6.0 takes them.
 LOWEST_TORCH := $(shell grep '^torch==' requirements.lock)
 
@@ -78,4 +91,4 @@ format: .venv  ## put the code into the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf .venv .clients .lowest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .clients .lowest .docs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

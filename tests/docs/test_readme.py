@@ -71,8 +71,8 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_understood(line: str) -> None:
     begins = [begin for begin in PARSERS if line.startswith(begin + " ")]
-    if line.startswith("make "):
-        return  # see below
+    if line.startswith(("make ", ". .venv/bin/activate")):
+        return  # of make see below
     assert begins, f"no parser for {line!r}"
     words = shlex.split(line.removeprefix(begins[0]), comments=True)
     if "--resume" in words:  # the run to go on with is one that an earlier line makes
