@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train compare test test-all test-clients test-lowest test-docs attack check docs bench format clean
+.PHONY: help train compare test test-all test-clients test-lowest test-docs attack gpu check docs bench format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -32,6 +32,13 @@ test-all: .venv  ## the slow tests besides
 
 attack: .venv  ## kills, full disks, broken files, hostile input, leaks; ATTACK_SHARE=0.1 does a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m attack tests/attack
+
+gpu: .venv  ## on a CUDA device: the tests that need one, then the speed of each environment at three batch sizes
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	for env in $$($(BIN)/python -c 'import gfn_envs; print(*gfn_envs.registered())'); do for size in 16 256 4096; do \
+		echo "$$env, $$size trajectories an iteration"; \
+		$(BIN)/python -m agents.runs.bench --device cuda --env $$env --batch-size $$size --pairs db-tlm mdqn-tlm --seconds 2 || exit 1; \
+	done; done
 
 PURELIB = python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 CLIENTS := torchrl rllib tianshou minari

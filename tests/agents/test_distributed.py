@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from gradients import a_batch, gradients
 from pages import ROOT
 from pairs import DQNS, LAWFUL, POTENTIAL, built, config, weights
 from run_files import metrics_of
@@ -23,9 +24,7 @@ from torch import Tensor, multiprocessing
 
 from agents import distributed
 from agents.evaluation import estimates
-from agents.sampling.buffer import Batch, RolloutBuffer, Transitions
-from agents.sampling.rollout import Trajectories, rollout
-from agents.trainer import Trainer
+from agents.sampling.rollout import Trajectories
 
 N = 2
 
@@ -56,12 +55,6 @@ def together(work: Callable[[], object], folder: Path) -> list:
     return told
 
 
-def a_batch(run: Trainer) -> Trajectories:
-    """Return 16 trajectories of different lengths, by random actions."""
-    generator = torch.Generator().manual_seed(5)
-    return rollout(run.dag, run.agent.policy(), run.dag.reset(16), generator, 0.5)
-
-
 def own(batch: Trajectories) -> Trajectories:
     """Return this process's share of a batch."""
     size = len(batch.mask) // distributed.size()
@@ -69,34 +62,10 @@ def own(batch: Trajectories) -> Trajectories:
     return Trajectories(**{name: field[mine] for name, field in batch.tensors().items()})
 
 
-def drawn(buffer: RolloutBuffer, n: int) -> tuple[Transitions, Tensor, Tensor]:
-    """Stand in for a draw from the ring: this process's share of 32 of its edges, which the run put there."""
-    at = torch.arange(n) + n * distributed.rank()
-    return Transitions(**{name: field[at] for name, field in buffer.ring.items()}), at, torch.ones(n)
-
-
-def gradients(agent: str, backward: str, **values: object) -> list[Tensor]:
-    """Return the gradients of P_B's step and of P_F's on the shares of one batch, where no step changes weights."""
+def found(agent: str, backward: str, **values: object) -> list[Tensor]:
+    """Return the gradients of a pair on the shares of one batch."""
     run = built(config(agent, backward, batch_size=16, **values))
-    found: list[Tensor] = []
-
-    def average(parameters: list[Tensor]) -> None:
-        averaged(parameters)
-        found.extend(torch.zeros(1) if each.grad is None else each.grad.clone() for each in parameters)
-
-    averaged = distributed.average_gradients
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "average_gradients", average)
-        patch.setattr(torch.optim.Adam, "step", lambda self: None)
-        patch.setattr(RolloutBuffer, "sample_transitions", drawn)
-        whole = a_batch(run)
-        run.buffer.add(Batch.of(whole))
-        run.agent.observe(run.buffer)  # the same ring in each
-        patch.setattr(type(run.agent), "observe", lambda self, buffer: None)
-        run.buffer.add(Batch.of(own(whole)))
-        run.backward.update(run.buffer)
-        run.agent.update(run.buffer)
-    return found
+    return gradients(run, a_batch(run), own)
 
 
 def cases() -> list[tuple[str, str, dict]]:
@@ -108,11 +77,11 @@ def cases() -> list[tuple[str, str, dict]]:
 
 
 def test_shares_of_a_batch_have_the_gradients_of_the_whole(tmp_path: Path) -> None:
-    found = together(lambda: [gradients(agent, backward, **values) for agent, backward, values in cases()], tmp_path)
+    parts = together(lambda: [found(agent, backward, **values) for agent, backward, values in cases()], tmp_path)
     for i, (agent, backward, values) in enumerate(cases()):
-        expected = gradients(agent, backward, **values)
+        expected = found(agent, backward, **values)
         assert sum(float(each.abs().sum()) for each in expected) > 0
-        for part in found:
+        for part in parts:
             torch.testing.assert_close(part[i], expected, rtol=1e-3, atol=1e-5, msg=f"{agent} {backward} {values}")
 
 
