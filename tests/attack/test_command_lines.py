@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import random
 import shutil
 from collections import Counter
@@ -180,7 +181,7 @@ def test_hostile_command_lines_are_answered(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gym_mdqn, "evaluate", lambda agent, episodes: evaluate_gym(agent, 1))
     draw, wrong, ended = random.Random(f"{SEED}{name}{part}"), [], Counter[str]()
-    times = number(FULL / len(PARTS))
+    times = number(math.ceil(FULL / len(PARTS)))
     for i in range(times):
         arguments = make(run, draw)
         if name.endswith("run.py"):
