@@ -65,6 +65,7 @@ def test_what_is_wrong_is_told_before_anything_runs(
     assert not list(tmp_path.glob("out/*.log"))
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_and_leaves_the_best_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert tune.main([*GIVEN, *SPACE, "--trials", "3", "--out", str(out)]) == 0

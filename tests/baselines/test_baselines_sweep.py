@@ -275,6 +275,7 @@ PathFinder.find_spec = find_others
 """
 
 
+@pytest.mark.slow
 def test_agents_and_samplers_are_swept_and_compared_without_sb3(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SB3)
     write_run(tmp_path / "ppo", baseline(), [row(32, l1_empirical=1.0)])
