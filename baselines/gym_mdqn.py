@@ -1,6 +1,6 @@
 """Munchausen DQN for any Gymnasium environment with a Discrete action space and `info["action_mask"]`.
 
-    python -m baselines.gym_mdqn --env Taxi-v4 --steps 50000 --out runs/taxi.pt
+    python -m baselines.gym_mdqn --steps 50000 --out runs/taxi.pt
 
 The target is that of `agents.objectives.dqn`, with a discount.
 
@@ -33,6 +33,9 @@ from agents.runs.folder import write_atomically
 from agents.sampling.categorical import gumbel_noise, log_prob, sample_actions, soft_value
 from gfn_envs.errors import integer_at_least
 from gfn_envs.memory import Need, demand_all
+
+TAXI = max(id for id in gymnasium.registry if id.startswith("Taxi-"))
+"""Taxi-v4 or, with an older Gymnasium, Taxi-v3."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,7 @@ def evaluate(agent: GymMunchausenDQN, episodes: int, seed: int = 10_000) -> floa
 class Options:
     """The options of the command line."""
 
-    env: str = "Taxi-v4"
+    env: str = TAXI
     """Id of a Gymnasium environment with info["action_mask"]; MODULE:ID first imports the module."""
     steps: int = 50_000
     """Environment steps to learn from."""

@@ -184,7 +184,7 @@ def read(suite: str) -> tuple[str, Suite]:
         return file.stem, msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), Suite)
     except OSError as error:
         raise ValueError(f"the suite {file} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"the suite {file} cannot be used: {error}.") from None
 
 

@@ -1,5 +1,7 @@
 """Attacks run on their own, by `make attack`; each says how many there were."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from agents.objectives.losses import munchausen_target
 from agents.sampling.categorical import soft_value
-from baselines.gym_mdqn import GymDQNSettings, GymMunchausenDQN, evaluate, main
+from baselines.gym_mdqn import TAXI, GymDQNSettings, GymMunchausenDQN, evaluate, main
 
 N = 5
 VIEWS = {
@@ -139,7 +139,7 @@ def test_our_own_environments_have_the_mask_it_wants():
 )
 def test_settings_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        GymMunchausenDQN(gym.make("Taxi-v4"), GymDQNSettings(**wrong))
+        GymMunchausenDQN(gym.make(TAXI), GymDQNSettings(**wrong))
 
 
 def test_what_it_cannot_take_is_refused_and_told(capsys):
@@ -153,20 +153,20 @@ def test_what_it_cannot_take_is_refused_and_told(capsys):
         GymMunchausenDQN(env)
     assert main(["--env", "CartPole-v1", "--steps", "10"]) == 2
     assert "gives no info['action_mask']" in capsys.readouterr().err
-    assert main(["--env", "Taxi-v43", "--steps", "10"]) == 2
+    assert main(["--env", f"{TAXI}3", "--steps", "10"]) == 2
     with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
         GymMunchausenDQN(Corridor()).learn(0)
 
 
 def test_the_command_line_learns_saves_and_says_how_good_it_is(tmp_path, capsys):
-    short = ["--env", "Taxi-v4", "--steps", "450", "--learning-starts", "50", "--out", str(tmp_path / "taxi.pt")]
+    short = ["--env", TAXI, "--steps", "450", "--learning-starts", "50", "--out", str(tmp_path / "taxi.pt")]
     assert main(short) == 0
     assert "mean return of the greedy policy" in capsys.readouterr().out
-    GymMunchausenDQN.load(tmp_path / "taxi.pt", gym.make("Taxi-v4"))
+    GymMunchausenDQN.load(tmp_path / "taxi.pt", gym.make(TAXI))
 
 
 @pytest.mark.slow
 def test_it_solves_taxi():
     # A random legal policy gets about -200 an episode; the optimum is 7.9 on average.
-    agent = GymMunchausenDQN(gym.make("Taxi-v4"), seed=0).learn(40_000)
+    agent = GymMunchausenDQN(gym.make(TAXI), seed=0).learn(40_000)
     assert evaluate(agent, 100) > 7

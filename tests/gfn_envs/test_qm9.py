@@ -251,7 +251,8 @@ def check_molecules(n: int) -> None:
         assert not any(a.GetFormalCharge() or a.GetNumRadicalElectrons() for a in molecule.GetAtoms())
     smiles = dag.to_smiles(ends)
     again = dag.from_smiles(smiles)
-    assert dag.to_smiles(again) == smiles
+    # As RDKit writes them again: older releases see aromatic rings in what they read that are none in what was built.
+    assert dag.to_smiles(again) == [Chem.MolToSmiles(Chem.MolFromSmiles(text)) for text in smiles]
     assert torch.equal(dag.graph_keys(again), dag.graph_keys(ends))
     # SMILES do not tell the two Kekule structures of a benzene ring apart, so there another one may come back.
     benzene = (bond_labels(dag.layout.parts(ends)[1]) == AROMATIC).flatten(1).any(1)

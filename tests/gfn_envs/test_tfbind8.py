@@ -93,7 +93,10 @@ def test_the_packed_scores_are_the_measured_ones(tmp_path: Path) -> None:
     torch.testing.assert_close(dag.binding(every_word(dag)), z.float())
     assert (round(float(measured.min()), 5), round(float(measured.max()), 5)) == (-0.47907, 0.49105)
     main(Settings(SOURCE, tmp_path / "again.npz"))
-    assert (tmp_path / "again.npz").read_bytes() == table.SCORES.read_bytes()
+    with np.load(tmp_path / "again.npz") as again, np.load(table.SCORES) as packed:  # bytes depend on NumPy's release
+        assert set(again) == set(packed)
+        for name in packed:
+            np.testing.assert_array_equal(again[name], packed[name])
 
 
 def test_a_word_and_its_reverse_complement_have_one_score() -> None:
