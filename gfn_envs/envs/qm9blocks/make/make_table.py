@@ -59,7 +59,7 @@ def main(settings: Settings) -> None:
     gaps = predicted(states, load_gap_network(settings.device), settings.device, progress=True)
     part = settings.out.with_name(settings.out.name + ".part")
     with part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **pack(gaps.double().numpy()))
+        np.savez_compressed(file, **pack(gaps.double().numpy()))  # pyright: ignore[reportArgumentType]
     os.replace(part, settings.out)
 
 

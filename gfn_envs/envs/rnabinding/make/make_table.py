@@ -34,7 +34,7 @@ def main(settings: Settings) -> None:
     found = np.stack([np.concatenate([energies(target, part) for part in tqdm(parts)]) for target in TARGETS])
     part = settings.out.with_name(settings.out.name + ".part")
     with part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **pack(found, np.array([least_energy(t) for t in TARGETS])))
+        np.savez_compressed(file, **pack(found, np.array([least_energy(t) for t in TARGETS])))  # pyright: ignore[reportArgumentType]
     os.replace(part, settings.out)
 
 

@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
     """Write the table."""
     part = settings.out.with_name(settings.out.name + ".part")
     with part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **pack(read_scores(settings.source)))
+        np.savez_compressed(file, **pack(read_scores(settings.source)))  # pyright: ignore[reportArgumentType]
     os.replace(part, settings.out)
 
 
