@@ -20,7 +20,7 @@ RUNS = [
     ("sb3_ppo.py", "stable_baselines3", "512", r"(?s)PPO: .*observation: .*DQN: mean reward"),
     ("sb3_maskable_ppo.py", "sb3_contrib", "512", r"reward [\d.]+, and no illegal action"),
     ("torchrl_ppo.py", "torchrl", "2048", r"TorchRL: mean reward [\d.]+ .* [\d.]+ of the last"),
-    ("rllib_ppo.py", "ray", "1", r"RLlib: mean reward [\d.]+ .* [\d.]+ of the last"),
+    ("rllib_ppo.py", "tree", "1", r"RLlib: mean reward [\d.]+ .* [\d.]+ of the last"),
     ("tianshou_dqn.py", "tianshou", "640", r"Tianshou: mean reward [\d.]+ .* after 640 steps"),
     ("minari_exact.py", "minari", "20", r"20 objects and \d+ steps written and read back"),
 ]
