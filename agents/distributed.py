@@ -19,15 +19,10 @@ _together = False
 """Whether all processes do the same work at present, so that they can share it."""
 
 
-def launched() -> bool:
-    """Return whether `torchrun` has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Let the processes that `torchrun` started find each other; alone, do nothing. All processes must call this."""
-    if not launched():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if torch.cuda.is_available():
@@ -88,7 +83,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if size() == 1 or not gradients:
         return
-    averaged = _summed(torch.cat([gradient.flatten() for gradient in gradients]) / size())
+    averaged = mean(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = averaged.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
@@ -96,9 +91,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 def mean_figures(figures: dict[str, float]) -> dict[str, float]:
     """Return the mean over the processes of each of `figures`. All processes must call this."""
-    if size() == 1 or not figures:
-        return figures
-    means = _summed(torch.tensor(list(figures.values()), dtype=torch.float64) / size())
+    means = mean(torch.tensor(list(figures.values()), dtype=torch.float64))
     return dict(zip(figures, means.tolist(), strict=True))
 
 

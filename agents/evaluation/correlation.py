@@ -99,8 +99,8 @@ class CorrelationMetrics(CostlyMetric):
             return {}
         drawers: dict[str, Drawer] = {"correlation": lambda: scatter(self.test_set)}
         if (sized := self._sized) is not None:
-            sizes = sized.object_sizes(self.test_set["states"].to(self.context.dag.device)).cpu()
-            drawers["offsets"] = lambda: offsets(self.test_set, sizes)
+            states = self.test_set["states"].to(self.context.dag.device)
+            drawers["offsets"] = lambda: offsets(self.test_set, sized.object_sizes(states).cpu())
         return drawers
 
     def state_dict(self) -> dict:

@@ -15,7 +15,7 @@ from agents import distributed
 from agents.evaluation.gflownet import GFlowNet
 from agents.sampling import paths
 from agents.sampling.categorical import host_is_free
-from agents.sampling.rollout import Trajectories, rollout
+from agents.sampling.rollout import Policy, Trajectories, rollout
 
 
 @torch.no_grad()
@@ -82,20 +82,22 @@ def flow_consistency(log_p: Tensor, log_reward: Tensor, sets: int, size: int, ge
 @torch.no_grad()
 def elbo(gflownet: GFlowNet, num_samples: int, generator: torch.Generator | None) -> Tensor:
     """Return the mean of `log R(x) - (log P_F - log P_B)(tau)` over samples of P_F: a lower bound on log Z."""
-
-    def terms(starts: Tensor, generator: torch.Generator | None) -> Tensor:
-        batch = rollout(gflownet.dag, gflownet.policy(), starts, generator)
-        return batch.log_reward - log_ratios(gflownet, batch)
-
-    return distributed.map_rows(terms, gflownet.dag.reset(num_samples), generator).mean()
+    return _bound(gflownet, gflownet.policy(), gflownet.dag.reset(num_samples), generator, backward=False)
 
 
 @torch.no_grad()
 def eubo(gflownet: GFlowNet, states: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return the same mean over backward walks from `states [N, d]` sampled from R/Z: an upper bound on log Z."""
+    return _bound(gflownet, gflownet.backward_policy(), states, generator, backward=True)
+
+
+def _bound(
+    gflownet: GFlowNet, policy: Policy, starts: Tensor, generator: torch.Generator | None, backward: bool
+) -> Tensor:
+    """Return the mean of `log R(x) - (log P_F - log P_B)(tau)` over walks of a policy from `starts [N, d]`."""
 
     def terms(starts: Tensor, generator: torch.Generator | None) -> Tensor:
-        batch = rollout(gflownet.dag, gflownet.backward_policy(), starts, generator, backward=True)
+        batch = rollout(gflownet.dag, policy, starts, generator, backward=backward)
         return batch.log_reward - log_ratios(gflownet, batch)
 
-    return distributed.map_rows(terms, states, generator).mean()
+    return distributed.map_rows(terms, starts, generator).mean()

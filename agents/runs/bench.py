@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
@@ -23,18 +23,19 @@ from agents.config import json_object, usual, with_values
 from agents.model import resolve_device
 from agents.runs import command
 from agents.sampling.rollout import rollout
+from agents.settings import Bounds, Settings, check
 from gfn_envs.dag import DAG
 
 
-@dataclass
-class Options:
+@dataclass(frozen=True)
+class Options(Settings):
     """Measure the speed of training, of random rollouts and of the vector environment."""
 
-    seconds: float = 5.0
+    seconds: Annotated[float, Bounds(0, 10**6)] = 5.0
     """Length of a round."""
-    rounds: int = 3
+    rounds: Annotated[int, Bounds(1, 10**6)] = 3
     """Rounds of each measurement; the median is printed."""
-    threads: int = 1
+    threads: Annotated[int, Bounds(1, 1024)] = 1
     """CPU threads of torch."""
     device: str = "cpu"
     """Where the DAG and the networks live."""
@@ -44,11 +45,11 @@ class Options:
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     preset: str = "default"
     """Named defaults of the training: default, or paper."""
-    batch_size: int = 0
+    batch_size: Annotated[int, Bounds(0, 10**7)] = 0
     """Trajectories per iteration; 0 takes the preset's."""
     pairs: tuple[str, ...] = ("db-naive", "db-tlm", "subtb-tlm", "tb-tlm", "mdqn-uniform", "mdqn-tlm")
     """Agents and backward policies to train, each as AGENT-BACKWARD."""
-    warm_up: int = 50
+    warm_up: Annotated[int, Bounds(0, 10**9)] = 50
     """Iterations of training before the measurement."""
 
     def keywords(self) -> dict[str, Any]:
@@ -151,11 +152,7 @@ def vector_environment(num_envs: int, options: Options) -> None:
 
 def bench(options: Options) -> None:
     """Run all measurements; `ValueError` for wrong options."""
-    bounds = {"rounds": (1, 10**6), "threads": (1, 1024), "batch_size": (0, 10**7), "warm_up": (0, 10**9)}
-    for name, (low, high) in {**bounds, "seconds": (0, 10**6)}.items():
-        if not low <= getattr(options, name) <= high:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must lie in {low} .. {high}, got {getattr(options, name)}.")
+    check(options, Options())
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     for pair in options.pairs:
