@@ -41,6 +41,15 @@ gpu: .venv  ## on a CUDA device: the tests that need one, then the speed of each
 	done; done
 
 PURELIB = python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+# An environment beside .venv sees what .venv has, torch above all. What it has itself comes first: pins may collide.
+define environment
+$(BIN)/python -m venv $(@D)
+printf '%s\n' "$(CURDIR)" "$$($(BIN)/$(PURELIB))" > "$$($(@D)/bin/$(PURELIB))/project.pth"
+$(@D)/bin/python -m pip install --quiet --no-deps --requirement $<
+touch $@
+endef
+
 CLIENTS := torchrl rllib tianshou minari
 
 test-clients: .venv $(CLIENTS:%=.clients/%/installed)  ## the examples of docs/clients, each library in its own environment
@@ -49,12 +58,8 @@ test-clients: .venv $(CLIENTS:%=.clients/%/installed)  ## the examples of docs/c
 		OMP_NUM_THREADS=1 .clients/$$client/bin/python -m pytest -m "slow or not slow" -k $$client tests/clients || exit 1; \
 	done
 
-# It sees what .venv has, torch above all. What it has itself comes first: the pins of these libraries collide.
 .clients/%/installed: tests/clients/%.txt .venv/installed
-	$(BIN)/python -m venv .clients/$*
-	printf '%s\n' "$(CURDIR)" "$$($(BIN)/$(PURELIB))" > "$$(.clients/$*/bin/$(PURELIB))/project.pth"
-	.clients/$*/bin/python -m pip install --quiet --no-deps --requirement $<
-	touch $@
+	$(environment)
 
 docs: .docs/installed  ## the documentation as a website, which needs no network: site/index.html
 	NO_MKDOCS_2_WARNING=1 .docs/bin/python -m mkdocs build --strict
@@ -62,12 +67,8 @@ docs: .docs/installed  ## the documentation as a website, which needs no network
 test-docs: .docs/installed  ## the website: strictly built, links, notebooks
 	OMP_NUM_THREADS=1 .docs/bin/python -m pytest -m "slow or not slow" tests/docs/test_site.py
 
-# As the environments of clients: it sees what .venv has.
 .docs/installed: docs/site/requirements.txt .venv/installed
-	$(BIN)/python -m venv .docs
-	printf '%s\n' "$(CURDIR)" "$$($(BIN)/$(PURELIB))" > "$$(.docs/bin/$(PURELIB))/project.pth"
-	.docs/bin/python -m pip install --quiet --no-deps --requirement $<
-	touch $@
+	$(environment)
 
 # PyTorch is the locked one: wheels of its earlier releases bring gigabytes of CUDA. LOWEST_TORCH=torch==2.6.0 takes them.
 LOWEST_TORCH := $(shell grep '^torch==' requirements.lock)
