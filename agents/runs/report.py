@@ -22,7 +22,7 @@ from PIL.Image import Image
 from agents.evaluation.metric import Column, Drawer, Table
 from agents.runs.folder import Run, RunFolder
 from agents.runs.page import Section, web_page
-from agents.sampling.rollout import Policy, rollout
+from agents.sampling.rollout import Policy, Trajectories, rollout
 from gfn_envs.dag import DAG
 
 History = list[dict[str, float]]
@@ -214,9 +214,14 @@ def trajectories(dag: DAG, policy: Policy, seed: int, count: int = 6) -> Figure:
         if i == count:  # an odd count leaves one panel over
             axes.set_axis_off()
             break
-        length = int(batch.lengths[i])
-        dag.draw(batch.states[i, : length + 1], axes)
-        steps = "1 step" if length == 1 else f"{length} steps"
-        title = f"{steps}, log R = {float(batch.log_reward[i]) + 0.0:.3f}"  # + 0.0: not -0.000
-        axes.set_title("\n".join(filter(None, (title, axes.get_title()))), fontsize=9)
+        draw_trajectory(dag, batch, i, axes)
     return figure
+
+
+def draw_trajectory(dag: DAG, batch: Trajectories, i: int, axes: Axes, whose: str = "") -> None:
+    """Draw trajectory `i` of a batch; its length and log R stand above it, after `whose` it is."""
+    length = int(batch.lengths[i])
+    dag.draw(batch.states[i, : length + 1], axes)
+    steps = "1 step" if length == 1 else f"{length} steps"
+    title = f"{whose}{steps}, log R = {float(batch.log_reward[i]) + 0.0:.3f}"  # + 0.0: not -0.000
+    axes.set_title("\n".join(filter(None, (title, axes.get_title()))), fontsize=9)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from site_environments import class_of, described, ids, name_of
 
 import agents
-from agents.runs.report import png
+from agents.runs.report import draw_trajectory, png
 from agents.sampling.rollout import Policy, rollout
 from gfn_envs.dag import DAG
 
@@ -32,24 +31,16 @@ def draw(id: str) -> bytes:
     """Return the picture of an environment as PNG."""
     policy = agents.load(f"pretrained:{id}", device="cpu")
     figure = Figure(figsize=(9, 4.5), dpi=80, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    generator = torch.Generator().manual_seed(0)
-    _draw(policy.dag, policy.gflownet().policy(), generator, "trained policy", left)
-    _draw(policy.dag, random_actions(policy.dag), generator, "random actions", right)
+    generator, dag = torch.Generator().manual_seed(0), policy.dag
+    drawn = {"trained policy": policy.gflownet().policy(), "random actions": random_actions(dag)}
+    for axes, (whose, walker) in zip(figure.subplots(1, 2), drawn.items(), strict=True):
+        draw_trajectory(dag, rollout(dag, walker, dag.reset(1), generator), 0, axes, f"{whose}: ")
     return png(figure)
 
 
 def random_actions(dag: DAG) -> Policy:
     """Return the policy that takes each legal action with equal probability."""
     return lambda states: torch.zeros(len(states), dag.num_actions)
-
-
-def _draw(dag: DAG, policy: Policy, generator: torch.Generator, title: str, axes: Axes) -> None:
-    batch = rollout(dag, policy, dag.reset(1), generator)
-    length = int(batch.lengths[0])
-    dag.draw(batch.states[0, : length + 1], axes)
-    told = f"{title}: {length} step{'s' * (length > 1)}, log R = {float(batch.log_reward[0]):.2f}"
-    axes.set_title("\n".join(filter(None, (told, axes.get_title()))), fontsize=10)
 
 
 def page() -> str:
