@@ -174,12 +174,12 @@ def preset_values(name: str, choice: Choice) -> dict[str, Any]:
 
 
 register_agent("db", "agents.objectives.balance:DetailedBalanceSettings")
-register_agent("tb", "agents.objectives.balance:TrajectoryBalanceSettings")
+register_agent("tb", "agents.objectives.trajectory:TrajectoryBalanceSettings")
 register_agent("subtb", "agents.objectives.balance:SubTrajectoryBalanceSettings")
 register_agent("softdqn", "agents.objectives.dqn:SoftDQNSettings")
 register_agent("mdqn", "agents.objectives.dqn:MunchausenDQNSettings")
 
-register_agent("vargrad", "agents.objectives.variance:LogPartitionVarianceSettings")
+register_agent("vargrad", "agents.objectives.trajectory:LogPartitionVarianceSettings")
 register_agent("fm", "agents.objectives.flow_matching:FlowMatchingSettings")
 register_agent("fl-db", "agents.objectives.forward_looking:ForwardLookingDBSettings")
 register_agent("fl-subtb", "agents.objectives.forward_looking:ForwardLookingSubTBSettings")

@@ -1,4 +1,4 @@
-"""Detailed, trajectory and sub-trajectory balance: the newest batch trains a policy and a flow.
+"""Detailed and sub-trajectory balance, and what all balance losses have in common: the newest batch trains a policy.
 
 Source: see the losses in `agents.objectives.losses`.
 """
@@ -36,17 +36,6 @@ class NetworkFlow(nn.Module):
 
     def forward(self, outputs: Outputs) -> Tensor:
         return outputs.log_flow
-
-
-class ConstantFlow(nn.Module):
-    """log Z as one parameter, for losses that read the flow only at s0."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.log_z = nn.Parameter(torch.zeros((), device=device))
-
-    def forward(self, outputs: Outputs) -> Tensor:
-        return self.log_z.expand(len(outputs.states))
 
 
 class Balance(Agent):
@@ -170,20 +159,3 @@ class SubTrajectoryBalanceSettings(StateFlowSettings):
 
     def build(self, parts: Parts, backward: Backward) -> Agent:
         return self._build(parts, backward, per_edge=False)
-
-
-@dataclass(frozen=True)
-class TrajectoryBalanceSettings(BalanceSettings):
-    """Trajectory balance: the flow must balance along the whole trajectory; log Z is one parameter."""
-
-    log_z_lr: Annotated[float, Bounds(0, 1e3)] = 1e-1
-    """Learning rate of log Z."""
-
-    def loss(self) -> Loss:
-        return self._loss(losses.trajectory_balance)
-
-    def build(self, parts: Parts, backward: Backward) -> Agent:
-        network, flow = parts.network, ConstantFlow(parts.dag.device)
-        weights = network.parameters_of("forward", *backward.learned_by_agent)
-        optimizer = self.optimizer(network, weights, (flow.parameters(), self.log_z_lr))
-        return Balance(parts.dag, network, backward, flow, self.loss(), False, optimizer)

@@ -16,7 +16,7 @@ from agents import distributed
 from agents.backward import Backward
 from agents.networks.base import Heads, Network, Outputs
 from agents.objectives.base import Agent, AgentSettings
-from agents.objectives.losses import huber, munchausen_target
+from agents.objectives.losses import huber, munchausen_target, munchausen_term, value_ahead
 from agents.optimizer import Optimizer
 from agents.parts import Parts
 from agents.sampling.buffer import Keeps, RolloutBuffer, Transitions
@@ -46,6 +46,8 @@ class SoftDQNSettings(AgentSettings):
     """Iterations between two updates of the target network."""
     leaf_weight: Annotated[float, Bounds(0, 1e6)] = 1.0
     """Loss weight of edges into terminal states."""
+    steps: Annotated[int, Bounds(1, 1000)] = 1
+    """Steps that the target looks ahead before it reads a value of the target network."""
     dueling: bool = False
     """Compute Q = V + tau log softmax(A / tau), with V from the flow head and A from the P_F head, not Q from P_F's."""
 
@@ -115,20 +117,37 @@ class DQN(Agent):
         return self._value(self.network(start), self.dag.action_mask(start))[0]
 
     def td_errors(self, batch: Transitions) -> Tensor:
-        """Return Q(s, a) minus its target, `[B]`, with gradient through Q, and through log P_B if that has one."""
-        return self._td_errors(batch, self.network(batch.states), self.network(batch.next_states))
+        """Return Q(s, a) minus its target, `[B]`, with gradient through Q, and through log P_B if that has one.
 
-    def _td_errors(self, batch: Transitions, here: Outputs, there: Outputs) -> Tensor:
-        """Do as `td_errors`, given the network's outputs at the states and at the next states."""
-        tau = self.temperature
+        The batch holds `B * steps` edges: each edge is followed by the next ones of its trajectory, and behind the end
+        of that by any edges.
+        """
+        steps = self.settings.steps
+        here, there = self.network(batch.states), self.network(batch.next_states)
+        first = batch.every(steps)
+        at_first = here if steps == 1 else self.network(first.states)
+        q = self._taken(at_first, self.dag.action_mask(first.states), first.actions)
+        return q - self._target(*(piece.view(-1, steps) for piece in self._pieces(batch, here, there)))
+
+    def _pieces(self, batch: Transitions, here: Outputs, there: Outputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return log P_B, V of the next state, log pi of the action and whether it is the last, of each edge, `[B]`.
+
+        V and pi are the slow copy's. `here` and `there` are the network's outputs at the states and at the next states.
+        """
         mask, next_mask = self.dag.action_mask(batch.states), self.dag.action_mask(batch.next_states)
         log_pb = self.backward.log_prob(there, batch.backward_actions)
         with torch.no_grad():
             slow, slow_next = here.of(self.target), there.of(self.target)
             value = torch.where(batch.done, batch.log_reward, self._value(slow_next, next_mask))
-            log_pi = log_prob(slow.forward_logits / tau, mask, batch.actions)
-        target = munchausen_target(log_pb, value, log_pi, self.alpha, self.l0, tau)
-        return self._taken(here, mask, batch.actions) - target
+            log_pi = log_prob(slow.forward_logits / self.temperature, mask, batch.actions)
+        return log_pb, value, log_pi, batch.done
+
+    def _target(self, log_pb: Tensor, value: Tensor, log_pi: Tensor, done: Tensor) -> Tensor:
+        """Return the target of the first of `steps` edges, `[B]`, given the `_pieces [B, steps]` of all of them."""
+        rule = (self.alpha, self.l0, self.temperature)
+        gains = log_pb if log_pb.shape[1] == 1 else log_pb + munchausen_term(log_pi, *rule)
+        ahead = value_ahead(gains, value, log_pi, done, self.temperature)
+        return munchausen_target(log_pb[:, 0], ahead, log_pi[:, 0], *rule)
 
     def _taken(self, here: Outputs, mask: Tensor, actions: Tensor) -> Tensor:
         """Return Q(s, a) `[B]` of `actions [B]`."""
@@ -156,7 +175,8 @@ class DQN(Agent):
     def _replay_loss(self, buffer: RolloutBuffer) -> Tensor:
         self.observe(buffer)
         batch, slots, probabilities = buffer.sample_transitions(self.replay_batch)
-        losses = huber(self.td_errors(batch))
+        edges = batch if self.settings.steps == 1 else buffer.following(slots, self.settings.steps)
+        losses = huber(self.td_errors(edges))
         # Importance weights (N p)^-beta, scaled so that the largest is 1; N cancels.
         importance = (probabilities / probabilities.min()) ** -self.settings.priority_beta
         loss = (losses * self._weights(batch) * importance).mean()
@@ -178,7 +198,13 @@ class DQN(Agent):
         edges, rows = Transitions.of(buffer.newest), buffer.newest.rows
         # Every state but the first is also a next state, so one pass over the rows serves both ends of the edges.
         at = self.network(rows.states)
-        return huber(self._td_errors(edges, at.rows(slice(0, -1)), at.rows(slice(1, None)))), edges
+        here, there = at.rows(slice(0, -1)), at.rows(slice(1, None))
+        q = self._taken(here, self.dag.action_mask(edges.states), edges.actions)
+        steps = torch.arange(self.settings.steps, device=q.device)
+        # What lies behind the last edge is behind the end of its trajectory.
+        window = (torch.arange(len(q), device=q.device).unsqueeze(1) + steps).clamp(max=len(q) - 1)
+        pieces = self._pieces(edges, here, there)
+        return huber(q - self._target(*(piece[window] for piece in pieces))), edges
 
     def _weights(self, batch: Transitions) -> Tensor:
         return torch.where(batch.done, self.settings.leaf_weight, 1.0)

@@ -61,7 +61,29 @@ def munchausen_target(
     `next_value` is V(s') with the discount included. If s' is an end, it is the value of that end. alpha = 0 is soft
     DQN (Vieillard et al. 2020, arXiv 2007.14430, equation 2).
     """
-    return reward + next_value + alpha * (temperature * log_pi).clamp(min=l0, max=0.0)
+    return reward + next_value + munchausen_term(log_pi, alpha, l0, temperature)
+
+
+def munchausen_term(log_pi: Tensor, alpha: float, l0: float, temperature: float) -> Tensor:
+    """Return `alpha clip(tau log pi(a|s), l0, 0)` of `log_pi` (any shape), which is added to the reward."""
+    return alpha * (temperature * log_pi).clamp(min=l0, max=0.0)
+
+
+def value_ahead(gains: Tensor, values: Tensor, log_pi: Tensor, done: Tensor, temperature: float) -> Tensor:
+    """Return V of the state after the first of `n` steps, `[B]`, from the steps after it and V at the last of them.
+
+    All arguments are `[B, n]`: `gains` is what a step pays (the Munchausen term included), `values` V of the state that
+    it leads to, `log_pi` the log-probability of its action, and `done` whether the trajectory ends with it. What is
+    behind an end may hold anything finite.
+
+    V(s) = Q(s, a) - tau log pi(a|s) for every action where pi is the softmax of Q / tau, so the steps may be of any
+    policy, without importance weights: path consistency (Nachum et al. 2017, arXiv 1702.08892).
+    """
+    if values.shape[1] == 1:
+        return values[:, 0]
+    reached = done[:, :-1].long().cumsum(1) == 0
+    later = torch.where(reached, gains[:, 1:] - temperature * log_pi[:, 1:], 0.0).sum(1)
+    return later + values.gather(1, reached.sum(1, keepdim=True)).squeeze(1)
 
 
 def potential(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Tensor:
@@ -103,16 +125,23 @@ def log_partition_estimates(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, 
 
 
 def log_partition_variance(
-    log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, penalty: Penalty = torch.square
+    log_flow: Tensor,
+    log_pf: Tensor,
+    log_pb: Tensor,
+    mask: Tensor,
+    penalty: Penalty = torch.square,
+    through_mean: bool = True,
 ) -> Tensor:
     """Return the penalty of the mean estimate of log Z over the batch less each trajectory's own, `[B]`.
 
     No log Z is learned (Zhang et al. 2023, arXiv 2302.05446; Richter et al. 2020, arXiv 2010.10436). `log_flow` is read
-    at the last states only. The batch is that of all processes.
+    at the last states only. The batch is that of all processes. Without `through_mean` the mean has no gradient: this
+    is trajectory balance at that log Z. For squares the gradient of the mean loss is the same.
     """
     last = mask.sum(1, keepdim=True)
     estimates = log_partition_estimates(log_pf, log_pb, log_flow.gather(1, last).squeeze(1), mask)
-    return penalty(distributed.mean(estimates.mean()) - estimates)
+    mean = distributed.mean(estimates.mean())
+    return penalty((mean if through_mean else mean.detach()) - estimates)
 
 
 def advantages(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor, lamda: float) -> Tensor:

@@ -48,6 +48,10 @@ class Transitions:
         """Return the fields by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
+    def every(self, step: int) -> Transitions:
+        """Return every `step`-th edge, beginning with the first."""
+        return self if step == 1 else Transitions(**{name: field[::step] for name, field in self.tensors().items()})
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -157,7 +161,17 @@ class RolloutBuffer:
         priorities = self.priorities[: self.filled]
         slots = torch.multinomial(priorities, n, replacement=True, generator=self.generator)
         probabilities = priorities[slots] / priorities.sum()
-        return Transitions(**{name: field[slots] for name, field in self.ring.items()}), slots, probabilities
+        return self.following(slots), slots, probabilities
+
+    def following(self, slots: Tensor, steps: int = 1) -> Transitions:
+        """Return the transitions at `slots [n]`, each with those that came after it, `[n * steps]` in all.
+
+        They are those of its trajectory up to its end, because a batch is put in whole, and then others.
+        """
+        if steps > 1:
+            ahead = torch.arange(steps, device=slots.device)
+            slots = ((slots.unsqueeze(1) + ahead) % self.capacity).flatten()
+        return Transitions(**{name: field[slots] for name, field in self.ring.items()})
 
     def set_priorities(self, slots: Tensor, priorities: Tensor) -> None:
         """Replace the priorities at `slots [n]`."""

@@ -339,6 +339,8 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "agent.penalty": ("db", "uniform", {}, "huber"),
     "agent.lamda": ("subtb", "uniform", {}, 0.5),
     "agent.log_z_lr": ("tb", "uniform", {}, 0.2),
+    "agent.log_z_from": ("tb", "uniform", {"agent.log_z_lr": 0.1}, "batch"),
+    "agent.steps": ("mdqn", "uniform", {}, 3),
     "agent.alpha": ("mdqn", "uniform", {}, 0.3),
     "agent.l0": ("mdqn", "uniform", {}, -0.5),
     "agent.on_policy": ("mdqn", "uniform", {"agent.replay_batch": 256, "agent.replay_capacity": 100_000}, True),

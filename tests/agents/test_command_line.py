@@ -266,6 +266,8 @@ EFFECTS: dict[str, tuple[list[str], str | bool | None]] = {
     "agent.target_every": (DEFAULT, "3"),
     "agent.leaf_weight": (DEFAULT, "9"),
     "agent.dueling": (DEFAULT, True),
+    "agent.steps": (DEFAULT, "3"),
+    "agent.log_z_from": (["--agent", "tb"], "batch"),
     "agent.log_z_lr": (["--agent", "tb"], "0.5"),
     "agent.penalty": (["--agent", "tb"], "huber"),
     "agent.lamda": (["--agent", "subtb"], "0.3"),

@@ -15,7 +15,7 @@ from pairs import LAWFUL, PAIRS, every_setting
 
 from agents.config import CHOICES, Config, check_config, usual, with_values
 from agents.evaluation.settings import EvaluationSettings
-from agents.objectives.balance import TrajectoryBalanceSettings
+from agents.objectives.trajectory import TrajectoryBalanceSettings
 from agents.registry import AGENTS, BACKWARD, NETWORKS
 from agents.runs.folder import RunFileError, RunFolder
 from agents.settings import Bounds, InvalidSettingError, Settings, field_types, flag_of, values_of

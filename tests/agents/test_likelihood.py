@@ -15,8 +15,9 @@ from agents.evaluation import estimates as likelihood
 from agents.evaluation.estimates import elbo, eubo, flow_consistency, log_likelihood, log_ratios
 from agents.networks.base import Network
 from agents.objectives import losses
-from agents.objectives.balance import Balance, ConstantFlow
+from agents.objectives.balance import Balance
 from agents.objectives.base import Agent
+from agents.objectives.trajectory import ConstantFlow
 from agents.optimizer import Optimizer
 from agents.sampling.categorical import log_prob
 from agents.sampling.rollout import Trajectories, rollout

@@ -24,7 +24,7 @@ from agents.objectives.forward_looking import ForwardLookingFlow, StopFlow
 from agents.objectives.losses import advantages, log_partition_estimates, log_partition_variance, trajectory_balance
 from agents.objectives.policy_gradient import EntropicPPO, PolicyGradient
 from agents.objectives.sac import SoftActorCritic
-from agents.objectives.variance import LogPartitionVariance
+from agents.objectives.trajectory import BatchPartition
 from agents.optimizer import Optimizer
 from agents.parts import Parts
 from agents.sampling.buffer import Batch, Keeps, RolloutBuffer, Transitions
@@ -319,7 +319,7 @@ def test_log_z_of_vargrad_is_a_running_mean_of_the_batch_means() -> None:
     flow = Flow.of(SMALL["cube"]())
     dag = flow.enumeration.dag
     agent = agent_of("vargrad", random_network(flow), dag)
-    assert isinstance(agent, LogPartitionVariance)
+    assert isinstance(agent, BatchPartition)
     expected = 0.0
     for i in range(4):
         batch = sample(dag, 20, seed=i)
@@ -333,6 +333,26 @@ def test_log_z_of_vargrad_is_a_running_mean_of_the_batch_means() -> None:
     for each in (agent, again):
         each.update(buffer_of(dag, sample(dag, 20, seed=9)))
     assert float(again.log_z()) == float(agent.log_z())
+
+
+@pytest.mark.parametrize("penalty", ["squared", "huber"])
+def test_tb_at_the_log_z_of_the_batch_is_tb_at_that_number(penalty: str) -> None:
+    """Its gradient is that of TB whose log Z is held at the batch's mean; for squares it is VarGrad's too."""
+    flow = Flow.of(SMALL["cube"]())
+    dag, network = flow.enumeration.dag, random_network(flow)
+    batch = sample(dag, 20, seed=3)
+    agent = agent_of("tb", network, dag, log_z_from="batch", penalty=penalty)
+    log_flow, log_pf, log_pb, mask = agent.terms(batch)
+    mean = log_partition_estimates(log_pf, log_pb, batch.log_reward, mask).mean().detach()
+    held = torch.cat([mean.expand(len(mask), 1), log_flow[:, 1:].detach()], 1)
+    expected = trajectory_balance(held, log_pf, log_pb, mask, PENALTIES[penalty]).mean()
+    assert float(agent.update(buffer_of(dag, batch))["loss"]) == pytest.approx(float(expected), rel=1e-6)
+    found = [g.clone() for g in agent.optimizer.gradients]
+    (gradient,) = torch.autograd.grad(expected, [network.head("forward").get_parameter("values")])
+    torch.testing.assert_close(found[0], gradient)
+    other = agent_of("vargrad", network, dag, penalty=penalty)
+    other.update(buffer_of(dag, batch))
+    assert torch.allclose(other.optimizer.gradients[0], gradient, atol=1e-6) is (penalty == "squared")
 
 
 # --- Flow matching ----------------------------------------------------------------------------------------------------
