@@ -21,7 +21,7 @@ from agents.optimizer import AdamSettings, DecayingAdamSettings, Optimizer
 from agents.parts import Parts
 from agents.sampling.buffer import Keeps, RolloutBuffer
 from agents.sampling.categorical import log_prob
-from agents.sampling.rollout import Trajectories
+from agents.sampling.rollout import Policy, Trajectories
 from agents.settings import Bounds, Settings
 from gfn_envs.abilities import CountsTrajectories
 from gfn_envs.dag import DAG
@@ -52,6 +52,9 @@ class Backward(ABC):
     @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
         """Return unnormalised log P_B of all backward actions, `[B, num_backward_actions]`, without gradient."""
+
+    def watch(self, policy: Callable[[], Policy]) -> None:  # noqa: B027  (most do not look at P_F)
+        """Be told, once and before anything else, what returns the agent's current P_F; ignored unless overridden."""
 
     def update(self, buffer: RolloutBuffer) -> dict[str, Tensor]:
         """Take one learning step and return its metrics by name, scalar tensors without gradient.

@@ -95,4 +95,5 @@ def build_model(config: Config, dag: DAG) -> Model:
             "such as tlm."
         )
     agent = config.agent_settings.build(parts, backward)
+    backward.watch(agent.policy)
     return Model(parts, agent, backward, tuple(parts.targets.copies()), needs)
