@@ -65,7 +65,7 @@ class Posterior(Backward):
 
     @torch.no_grad()
     def _computed(self) -> Tensor:
-        """Look at P_F, and return log P_B of all backward actions in all states, float32 `[S, num_backward_actions]`."""
+        """Look at P_F; return log P_B of all backward actions in all states, float32 `[S, num_backward_actions]`."""
         assert self._forward is not None, "an agent tells its P_F by watch()"
         e = self._enumeration
         log_pf = e.edge_log_probs(self._forward())

@@ -52,6 +52,7 @@ class CorrelationMetrics(CostlyMetric):
             "pearson": Column("Pearson", "{:.3f}", panel),
             "spearman": Column("Spearman", "{:.3f}", panel, compared=300, meaning=about),
             "spearman_own_size": Column("Spearman, own size", "{:.3f}", panel, in_table=False, dashed=True),
+            "pearson_own_size": Column("Pearson, own size", "{:.3f}", panel, in_table=False, dashed=True),
             "log_p_error": Column("standard error of log P", "{:.3f}", in_table=False),
             "fcs": Column("FCS", "{:.3f}", "total variation within small sets of test objects", in_table=False),
             "test_seconds": Column("seconds for the test set", "{:.1f}", in_table=False),
@@ -85,7 +86,10 @@ class CorrelationMetrics(CostlyMetric):
         if self._sized is None:
             return {}
         own = self._sized.object_sizes(states) == self._own_size
-        return {"spearman_own_size": spearman(log_p[own], log_reward[own])} if int(own.sum()) >= FEWEST else {}
+        if int(own.sum()) < FEWEST:
+            return {}
+        both = log_p[own], log_reward[own]
+        return {"spearman_own_size": spearman(*both), "pearson_own_size": pearson(*both)}
 
     @cached_property
     def _chosen(self) -> tuple[Tensor, Tensor]:

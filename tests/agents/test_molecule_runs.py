@@ -271,6 +271,7 @@ def test_the_correlation_is_with_the_law_that_is_sampled(symmetry: str) -> None:
     own = atoms == 7  # nearly all random molecules have as many atoms as there may be
     assert 10 <= int(own.sum()) < len(states)
     assert result["spearman_own_size"] == pytest.approx(spearman(test_set["log_p"][own], law[own]), abs=1e-4)
+    assert result["pearson_own_size"] == pytest.approx(pearson(test_set["log_p"][own], law[own]), abs=1e-4)
     assert 0 < result["log_p_error"] < math.inf
     boxes = correlation.pictures(None)["offsets"]().axes[0]
     assert [label.get_text() for label in boxes.get_xticklabels()] == [str(size) for size in atoms.unique().tolist()]

@@ -319,7 +319,7 @@ def test_the_built_in_reward_is_the_clipped_gap() -> None:
     dag = QM9()
     _, ends = play(dag, 200, seed=6)
     gap = qm9_dag.load_gap_network("cpu")(*dag.layout.parts(ends))
-    torch.testing.assert_close(dag.rewards(ends), (1 - (gap - 0.1760) / 0.5975).clamp(1e-4, 2))
+    torch.testing.assert_close(dag.rewards(ends), (1 - (gap - 0.1760) / 0.5975).clamp(math.exp(-7.5), 2))
     assert dag.molecules_scored == 0
 
 
@@ -329,7 +329,7 @@ def test_rewards_stay_within_their_bounds(value: float, monkeypatch: pytest.Monk
         qm9_dag, "load_gap_network", lambda device: lambda types, orders: torch.full((len(types),), value)
     )
     dag = QM9()
-    wanted = {-1.0: 2.0, 0.1760: 1.0, 5.0: 1e-4}[value]
+    wanted = {-1.0: 2.0, 0.1760: 1.0, 5.0: math.exp(-7.5)}[value]
     torch.testing.assert_close(dag.rewards(dag.from_smiles(["C", "CO"])), torch.full((2,), wanted))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -22,8 +23,9 @@ import gfn_envs
 pytest.importorskip("rdkit", reason="needs rdkit, the extra 'molecules'")
 from rdkit import Chem
 
+from agents.sampling.rollout import rollout
 from gfn_envs.envs.seh import download, predict
-from gfn_envs.envs.seh.dag import SEH, TEST_SET
+from gfn_envs.envs.seh.dag import LITERATURE, SEH, TEST_SET
 from gfn_envs.envs.seh.features import load_proxy
 from gfn_envs.envs.seh.fragments import published_blocks
 from gfn_envs.envs.seh.make import make_test_set
@@ -436,7 +438,7 @@ def published(seh_data: None) -> SEH:
 
 def test_rewards_are_the_published_ones_of_the_smiles(published: SEH) -> None:
     states = random_terminal(published, 45)
-    expected = (predict(published.to_smiles(states)) / 8).clamp(1e-4, 100)
+    expected = (predict(published.to_smiles(states)) / 8).clamp(math.exp(-7.5), 100)
     torch.testing.assert_close(published.rewards(states), expected, rtol=1e-4, atol=1e-5)
     for symmetry, counted in (("exact", 1), ("reference", 0)):
         dag = SEH(symmetry=symmetry, beta=4.0)
@@ -476,6 +478,35 @@ def test_the_test_set_of_smaller_trees_is_the_part_that_fits(published: SEH) -> 
     fits = states[states[:, 4] == 0]
     assert small.to_smiles(small.test_states()) == published.to_smiles(fits)
     assert len(fits) > 100
+
+
+def test_the_trees_of_the_literature_are_its_molecules_and_can_be_built() -> None:
+    dag = SEH(max_fragments=8, test_set="literature")
+    states = dag.test_states()
+    with LITERATURE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(states) == len(rows) == 897
+    assert dag.to_smiles(states) == [row["smiles"] for row in rows]
+    assert dag.to_texts(states) == [row["tree"] for row in rows]
+    rewards = torch.tensor([float(row["r"]) for row in rows])
+    torch.testing.assert_close(dag.rewards(states), rewards, rtol=1e-3, atol=1e-5)
+    assert (states[:, :8] > 0).sum(1).bincount().tolist() == [0, 0, 102, 57, 36, 25, 22, 20, 635]
+    back = rollout(dag, lambda s: torch.zeros(len(s), dag.num_backward_actions), states, None, backward=True)
+    assert not bool(back.states[:, 0].any()), "every walk back ends at s0"
+    assert len(SEH(max_fragments=4, test_set="literature").test_states()) == 102 + 57 + 36
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"test_set": "books"}, "test_set 'books'"),
+        ({"test_set": 3}, "test_set 3"),
+        ({"test_set": "literature", "fragments": [("CCO", [0, 1])]}, "of the published fragments"),
+    ],
+)
+def test_a_test_set_that_is_not_there_is_an_error(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SEH(**arguments)
 
 
 def test_fragments_of_ones_own_have_a_test_set_of_random_trees() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +47,10 @@ TEST_SET_SHA256 = "e3c7d78f4cde10fd3ddba28398715847b1eb2ce9ee456bc6d456731f0c5dc
 ORDERS = ((0, 1), (1, 2), (1, 3))
 """Bond order before and after each action of a pair: add a single bond, single to double, single to triple."""
 
-GAP_LEVEL, GAP_RANGE, REWARD_RANGE = 0.1760, 0.5975, (1e-4, 2.0)
-"""5 % of QM9 have a gap (in Hartree) below the level, where r is 1; r falls by 1 over the range of QM9's gaps."""
+GAP_LEVEL, GAP_RANGE, REWARD_RANGE = 0.1760, 0.5975, (math.exp(-7.5), 2.0)
+"""5 % of QM9 have a gap (in Hartree) below the level, where r is 1; r falls by 1 over the range of QM9's gaps.
+
+Published training cuts log R off at -75, which is the least r to the power of ten."""
 
 
 class QM9(MoleculeDAG):
@@ -69,8 +72,8 @@ class QM9(MoleculeDAG):
     removes a single bond that is part of a ring. `N + 2 pair + 1` makes a double or triple bond single. `N + 2 P`
     undoes the stop; it is the only backward action of a stopped state.
     Terminal states: the stopped states. Every molecule of at least one atom can be terminal.
-    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, 1e-4, 2)`, where `gap` is the HOMO-LUMO gap in Hartree. A network of
-    this project predicts the gap from the graph (`gfn_envs.envs.qm9.predict_gap`). The network of the literature is not
+    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, e^-7.5, 2)`, where `gap` is the HOMO-LUMO gap in Hartree. A network
+    of this project predicts it from the graph (`gfn_envs.envs.qm9.predict_gap`). The network of the literature is not
     used, because it needs coordinates. `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves
     `log |Aut|` out.
     Size: 4, 23, 117, 738, 5,453 and 47,540 molecules (graphs up to renaming) of at most 1, 2, 3, 4, 5 and 6 atoms.

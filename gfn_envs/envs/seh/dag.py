@@ -21,7 +21,7 @@ from gfn_envs.envs.molecules.slots import JOINED, SlotGraph
 from gfn_envs.envs.seh.features import load_proxy
 from gfn_envs.envs.seh.fragments import MAX_STEMS, Fragments, assemble, blocks_of
 from gfn_envs.envs.seh.trees import TreeScorer
-from gfn_envs.errors import integer_at_least
+from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.packaged import read
 from gfn_envs.views import GraphView
 
@@ -38,9 +38,15 @@ CHOICES = tuple((UNSET, UNSET + 1 + stem) for stem in range(MAX_STEMS))
 """The value of a pair before and after each of its actions, which choose a stem."""
 
 TEST_SET = Path(__file__).with_name("test_set.csv")
-TEST_SET_SHA256 = "580646dd9c99bff4d022a55c2bd81022ec6b7049cbcf7ed991a039f1451553a9"
+LITERATURE = Path(__file__).with_name("literature.csv")
+TEST_SETS = {
+    "stress": (TEST_SET, "580646dd9c99bff4d022a55c2bd81022ec6b7049cbcf7ed991a039f1451553a9"),
+    "literature": (LITERATURE, "29908d0522e3af4db4c99792c13eb30b424e9f60c974872989e87544bcef191a"),
+}
+"""Files of trees by name, with their SHA-256."""
 
-REWARD_RANGE = (1e-4, 100.0)
+REWARD_RANGE = (math.exp(-7.5), 100.0)
+"""Published training cuts log R off at -75, which is this r to the power of ten."""
 REWARD_SCALE = 8.0
 """The prediction that gives a reward of 1."""
 
@@ -67,8 +73,8 @@ class SEH(MoleculeDAG):
     Backward actions: `i` removes the only fragment, or a fragment with one edge for which neither stem is chosen.
     `N + N i + j` takes back the choice of i's stem for its edge to j. The last one undoes the stop.
     Terminal states: the stopped states. Each is a tree of at least one fragment, with all stems of its edges chosen.
-    Reward: `r = clip(proxy / 8, 1e-4, 100)`, where `proxy` is the published network's prediction of the binding energy
-    (`gfn_envs.envs.seh.predict`). `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves
+    Reward: `r = clip(proxy / 8, e^-7.5, 100)`, where `proxy` is the published network's prediction of the binding
+    energy (`gfn_envs.envs.seh.predict`). `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves
     `log |Aut|` out.
     Size: 8,200, 1,653,358, 1.4e19 and 6.5e21 terminal trees of up to 2, 3, 8 and 9 of the published fragments.
     With up to 2 there are 28,173 states. The longest trajectory has `3 N - 1` steps.
@@ -81,6 +87,9 @@ class SEH(MoleculeDAG):
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
             `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in reward is `"proxy"`; its weights are downloaded on
             first use.
+        test_set: `"stress"`, 1,000 trees spread over all sizes and rewards, a test of what a policy knows of sizes that
+            it seldom builds; or `"literature"`, the 897 trees of the literature's test set, of which 635 have eight
+            fragments (take `max_fragments=8` to compare with the literature).
     """
 
     metrics = ("molecules", "correlation")
@@ -96,13 +105,17 @@ class SEH(MoleculeDAG):
         reward: str | Callable[..., Any] = "proxy",
         reward_input: str = "smiles",
         mode_thresholds: Sequence[float] | None = None,
+        test_set: str = "stress",
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, device)
+        self._test_set = choose("test_set", test_set, TEST_SETS)
         self.max_fragments = slots = integer_at_least("max_fragments", max_fragments, 1)
         if slots > MAX_FRAGMENTS:
             raise ValueError(f"max_fragments must be at most {MAX_FRAGMENTS}, got {max_fragments!r}.")
         self.published = isinstance(fragments, str)
+        if not self.published and test_set != "stress":
+            raise ValueError(f"test_set {test_set!r} is of the published fragments: leave it out with your own.")
         self.fragments = Fragments(blocks_of(fragments))
         self.num_fragments = len(self.fragments.smiles)
         self.lay_out(SlotGraph(slots, self.num_fragments, CHOICES, ordered=True, device=self.device))
@@ -235,13 +248,14 @@ class SEH(MoleculeDAG):
         return states
 
     def test_states(self) -> Tensor:
-        """Return the terminal states `[n, d]` of the fixed test set that fit: trees spread over the range of rewards.
+        """Return the terminal states `[n, d]` of the chosen test set that fit.
 
         The rewards of the user's own fragments are not known. For them this returns 1,000 random trees of all sizes,
         which may contain duplicates.
         """
         if self.published:
-            table = io.StringIO(read(TEST_SET, "the test set", TEST_SET_SHA256).decode(), newline="")
+            file, sha256 = self._test_set
+            table = io.StringIO(read(file, "the test set", sha256).decode(), newline="")
             return self.from_texts([row["tree"] for row in csv.DictReader(table)])
         sizes = torch.arange(1000, device=self.device) % self.max_fragments + 1
         return self.complete(self.reset(len(sizes)), sizes, Generator(self.device).manual_seed(0))
