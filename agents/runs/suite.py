@@ -90,6 +90,8 @@ class Suite(Table, frozen=True):
     """Metrics besides the usual ones."""
     shown: tuple[str, ...] = ()
     """The figures whose curves are kept in the results; the first is compared and drawn."""
+    until: float | None = None
+    """A value of the first of these figures: the results tell after how many trajectories a run reaches it."""
     larger_is_better: bool = False
     """Whether the first of these figures is better where it is larger."""
     device: str = "cpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 ACROSS = 5
 """Panels in a row."""
+LEAST_SLACK, MOST_GAIN = 1e-5, 20
+"""Ends of the axes of the picture of gains: a run that all but reaches the target is a factor of thousands away."""
 
 
-def curves(results: Results, env: str) -> Figure:
-    """Draw the compared figure against trajectories: a panel for each agent, a line for each backward policy."""
+def curves(results: Results, env: str, axis: str = "trajectories") -> Figure:
+    """Draw the compared figure against an axis of the records: a panel for each agent, a line for each backward policy.
+
+    Where the seeds differ in it, as they do in seconds, a line is at their mean.
+    """
     column = results.column(results.metric)
     values: list[float] = []
 
@@ -31,13 +36,14 @@ def curves(results: Results, env: str) -> Figure:
         found = [record.curves for record in results.of(env, method).values() if results.metric in record.curves]
         if not found:
             return
-        x = np.array(found[0]["trajectories"], float)
-        y = np.array([each[results.metric] for each in found if len(each["trajectories"]) == len(x)], float)
+        found = [each for each in found if len(each[axis]) == len(found[0][axis])]
+        x = np.array([each[axis] for each in found], float).mean(0)
+        y = np.array([each[results.metric] for each in found], float)
         values.extend(y[np.isfinite(y)])
         axes.plot(x, y.mean(0), **style)
         axes.fill_between(x, y.min(0), y.max(0), color=style["color"], alpha=0.15, linewidth=0)
 
-    figure = _by_agent(results, [env], line, "trajectories", column.heading)
+    figure = _by_agent(results, [env], line, axis, column.heading)
     for axes in figure.axes:
         axes.set_yscale("log" if min(values, default=0) > 0 else fitting_scale(column.scale, values))
         axes.xaxis.set_major_locator(MaxNLocator(3))
@@ -64,6 +70,33 @@ def profile(results: Results) -> Figure:
     figure = _by_agent(results, results.envs, line, f"{heading} at the end", "share of runs")
     for axes in figure.axes:
         axes.set_xscale("log" if low > 0 else "linear")
+    return figure
+
+
+def gains(results: Results, points: Mapping[str, list[tuple[str, float, float]]]) -> Figure:
+    """Draw what backward policies gain on uniform against the slack that uniform leaves.
+
+    `points` has agent, slack and log ratio of each point, by backward policy.
+    """
+    figure = Figure(figsize=(3.2 * len(points) + 1.6, 3.6), layout="constrained")
+    colors = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    color = dict(zip(results.pairs(), colors, strict=False))
+    drawn: dict[str, Any] = {}
+    panels = figure.subplots(1, len(points), squeeze=False, sharex=True, sharey=True)[0]
+    for (backward, found), axes in zip(points.items(), panels, strict=True):
+        for agent in dict.fromkeys(agent for agent, _, _ in found):
+            own = [(max(slack, LEAST_SLACK), np.exp(gain)) for other, slack, gain in found if other == agent]
+            drawn[agent] = axes.scatter(*zip(*own, strict=True), s=16, color=color.get(agent, "black"))
+        axes.axhline(1, color="gray", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_title(backward, fontsize=10)
+        axes.grid(alpha=0.3)
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(max(low, 1 / MOST_GAIN), min(high, MOST_GAIN))
+    figure.supxlabel("slack under uniform at the end, nats", fontsize=10)
+    figure.supylabel("gain on uniform, times", fontsize=10)
+    figure.legend(drawn.values(), list(drawn), loc="outside right center", fontsize=8)
     return figure
 
 

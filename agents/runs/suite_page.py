@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from scipy import stats
+
 from agents.evaluation.metric import Column
 from agents.runs import aggregate, suite_figures
 from agents.runs.aggregate import Estimate
@@ -16,6 +18,8 @@ from agents.runs.suite import Cell, Suite
 
 REFERENCE = "uniform"
 """The backward policy that the others are compared with."""
+SLACK = "slack"
+"""The figure that says what another backward policy could gain."""
 
 
 class Results:
@@ -77,12 +81,15 @@ def sections(results: Results, draw: bool = True) -> list[Section]:
         parts += [_over_all(results), _paired_over_all(results)]
         picture = ("profile.png", png(suite_figures.profile(results)) if draw else b"")
         parts.append(Section("Performance profiles", PROFILE, picture=picture))
+        parts += _gains(results, draw)
     for env in results.envs:
-        parts += [_values(results, env), _paired(results, env)]
+        parts += [_values(results, env), _paired(results, env), *_until(results, env)]
         heading = results.column(results.metric).heading
         text = f"{heading} on {env}. Lines are means over the seeds; bands reach from the least to the greatest."
-        picture = (f"curves-{env}.png", png(suite_figures.curves(results, env)) if draw else b"")
-        parts.append(Section(f"{env}: learning curves", text, picture=picture))
+        for title, axis in (("learning curves", "trajectories"), ("learning curves over time", "seconds")):
+            name = f"curves-{env}.png" if axis == "trajectories" else f"curves-{env}-{axis}.png"
+            picture = (name, png(suite_figures.curves(results, env, axis)) if draw else b"")
+            parts.append(Section(f"{env}: {title}", text, picture=picture))
     return parts
 
 
@@ -161,6 +168,74 @@ def _paired(results: Results, env: str) -> Section:
         f"{column.heading} less that of the uniform backward policy with the same seed: {_side(results)} zero it helps."
     )
     return Section(f"{env}: difference to uniform", text, table=tuple(rows))
+
+
+def _until(results: Results, env: str) -> list[Section]:
+    """Return the section on how soon runs reach the value that the suite names, if it names one."""
+    wanted = results.suite.until
+    if wanted is None:
+        return []
+    rows = [("", *results.backward())]
+    for agent, methods in results.pairs().items():
+        cells = [_soonest(results, env, methods[b], wanted) if b in methods else ABSENT for b in results.backward()]
+        rows.append((agent, *cells))
+    heading = results.column(results.metric).heading
+    text = (
+        f"Trajectories until the first evaluation with {heading} of {wanted:g} or better: the mean over the seeds that "
+        "get there, and how many do."
+    )
+    return [Section(f"{env}: trajectories until {wanted:g}", text, table=tuple(rows))]
+
+
+def _soonest(results: Results, env: str, method: str, wanted: float) -> str:
+    curves = [r.curves for r in results.of(env, method).values() if results.metric in r.curves]
+    if not curves:
+        return ABSENT
+    sign = -1 if results.suite.larger_is_better else 1
+    reached = []
+    for each in curves:
+        pairs = zip(each["trajectories"], each[results.metric], strict=True)
+        reached += [at for at, value in pairs if at and value is not None and sign * value <= sign * wanted][:1]
+    told = f"{sum(reached) / len(reached):,.0f}, " if reached else ""
+    return f"{told}{len(reached)} of {len(curves)}"
+
+
+def gains(results: Results, backward: str) -> list[tuple[str, float, float]]:
+    """Return what a backward policy gains on uniform and the slack that uniform leaves: agent, slack, log ratio.
+
+    There is one entry for each agent and environment, means over the seeds that both have. The slack is that at the end
+    of the run with the uniform policy; it is the most that another P_B could take away.
+    """
+    found = []
+    for agent, methods in results.pairs().items():
+        for env, ratios in zip(results.envs, _log_ratios(results, methods, backward), strict=False):
+            slack = [r.last.get(SLACK, math.nan) for r in results.of(env, methods.get(REFERENCE, "")).values()]
+            if ratios and slack and min(slack) > 0:
+                sign = 1 if results.suite.larger_is_better else -1
+                found.append((agent, sum(slack) / len(slack), sign * sum(ratios) / len(ratios)))
+    return found
+
+
+def _gains(results: Results, draw: bool) -> list[Section]:
+    """Return the section that holds the gains of the backward policies against slack, where runs tell it."""
+    every = {b: gains(results, b) for b in results.backward() if b != REFERENCE}
+    points = {b: found for b, found in every.items() if len(found) > 2}
+    if not points:
+        return []
+    rows = [("", *points), ("rank correlation", *map(_correlation, points.values()))]
+    heading, way = results.column(results.metric).heading, "larger" if results.suite.larger_is_better else "smaller"
+    text = (
+        f"Each point is an agent on an environment: how many times {way} {heading} is with the backward policy than "
+        "with uniform, against the slack that uniform leaves at the end of its runs, the most that another P_B could "
+        "take away. Above 1 the policy helps."
+    )
+    picture = ("gain-and-slack.png", png(suite_figures.gains(results, points)) if draw else b"")
+    return [Section("Does slack tell where a backward policy helps?", text, table=tuple(rows), picture=picture)]
+
+
+def _correlation(points: Sequence[tuple[str, float, float]]) -> str:
+    statistic, p = stats.spearmanr([slack for _, slack, _ in points], [gain for _, _, gain in points])
+    return f"{statistic:+.2f} (p = {p:.2g}, {len(points)} points)"
 
 
 def _over_all(results: Results) -> Section:

@@ -210,3 +210,47 @@ def test_the_repositorys_results_are_what_their_records_give(capsys: pytest.Capt
 def test_sections_need_no_figure_of_every_environment() -> None:
     content = suite.of_one_environment("gfn/Hypergrid-v0", {}, methods=("db+tlm",), shown=("l1_exact",))
     assert sections(Results("x", content, suite.cells("x", content), []))[0].title == "x"
+
+
+def _with_slack(tmp_path: Path) -> Path:
+    """Return the results of runs in which TLM gains 2 to the power of the rank of the slack that uniform leaves."""
+    text = SUITE.replace('"l1_empirical"]', '"slack"]\nuntil = 0.03').replace('"tlm"]', '"tlm", "naive"]')
+    (tmp_path / "mine.toml").write_text(text)
+    name, content = suite.read(str(tmp_path / "mine.toml"))
+    ranks = {("small", "db"): 0, ("small", "tb"): 1, ("large", "db"): 2, ("large", "tb"): 3}
+    for cell in suite.cells(name, content):
+        env, method, seed = cell.name.split("/")
+        agent, _, backward = method.partition("+")
+        rank = ranks.get((env, agent), 0)
+        last = 0.04 * {"tlm": 2.0**-rank, "naive": 2.0**rank}.get(backward, 1.0) + 0.001 * int(seed)
+        rows = [row(160, l1_exact=2 * last, slack=9.0), row(320, l1_exact=last, slack=10.0 ** (rank - 3))]
+        folder = write_run(tmp_path / "runs" / "mine" / cell.name, cell.config, rows, COLUMNS)
+        (folder / "summary.json").write_text(json.dumps(rows[-1]))
+    assert collect(tmp_path) == 0
+    return tmp_path / "results" / "mine"
+
+
+def test_the_page_tells_whether_slack_goes_with_the_gain(tmp_path: Path) -> None:
+    made = _with_slack(tmp_path)
+    page = (made / "README.md").read_text()
+    section = page.split("## Does slack tell where a backward policy helps?")[1].split("## ")[0]
+    assert [cell[:5] for cell in row_of(section, "rank correlation")[1:]] == ["+1.00", "-1.00"]
+    assert "4 points" in section
+    assert (made / "gain-and-slack.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_tells_how_soon_a_value_is_reached(tmp_path: Path) -> None:
+    page = (_with_slack(tmp_path) / "README.md").read_text()
+    section = page.split("## large: trajectories until 0.03")[1].split("## ")[0]
+    # tb with tlm: 0.005 + 0.001 seed, twice that at the first of two evaluations.
+    assert row_of(section, "tb")[1:] == ["0 of 3", "160, 3 of 3", "0 of 3"]
+    assert row_of(section, "db")[1:] == ["0 of 3", "160, 3 of 3", "0 of 3"]
+    section = page.split("## small: trajectories until 0.03")[1].split("## ")[0]
+    assert row_of(section, "tb")[1:] == ["0 of 3", "320, 3 of 3", "0 of 3"]
+
+
+def test_curves_are_drawn_over_trajectories_and_over_seconds(made: Path) -> None:
+    assert {file.name for file in made.glob("curves-*")} == {
+        "curves-large-seconds.png", "curves-large.png", "curves-small-seconds.png", "curves-small.png",
+    }  # fmt: skip
+    assert (made / "curves-large.png").read_bytes() != (made / "curves-large-seconds.png").read_bytes()
