@@ -48,15 +48,17 @@ class LocalSearch(Replay):
         super().__init__(parts, batch_size, seen, share, store, top)
         self.rounds, self.depth, self.metropolis = rounds, depth, metropolis
 
-    def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
-        fresh = self.fresh(agent, epsilon, generator)
-        states, rewards = fresh.terminal_states, LogRewards(fresh.log_reward, fresh.log_raw_reward)
+    def extend(
+        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+    ) -> Collected:
+        found = collected.batch.all
+        states, rewards = found.terminal_states, LogRewards(found.log_reward, found.log_raw_reward)
         self.store.add(states, rewards)
         for _ in range(self.rounds):
             states, rewards = self.search(agent, states, rewards, generator)
             self.store.add(states, rewards)
-        batch = self.with_replayed(agent, fresh, generator)
-        return Collected(batch, self.batch_size * (1 + self.rounds))
+        reward_calls = collected.reward_calls + len(states) * self.rounds
+        return self.with_replayed(agent, Collected(collected.batch, reward_calls), generator)
 
     def search(
         self, agent: Walker, states: Tensor, rewards: LogRewards, generator: torch.Generator | None

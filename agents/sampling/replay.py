@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from agents.sampling.buffer import Batch
-from agents.sampling.rollout import Trajectories, rollout
-from agents.sampling.samplers import Collected, Sampler, SamplerSettings, Walker
+from agents.sampling.rollout import rollout
+from agents.sampling.samplers import Collected, Sampler, SamplerSettings, Walker, num_beside
 from agents.settings import Bounds
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.exact import StateKeys
@@ -87,7 +86,7 @@ class Replay(Sampler):
     """Fresh trajectories, and beside them trajectories to replayed objects, walked back by P_B.
 
     Args:
-        share: share of replayed trajectories in a batch, below 1.
+        share: share of replayed trajectories among these and the fresh ones, below 1.
         store: the objects to replay.
         top: share of the store's objects that half of the replayed ones come from.
     """
@@ -96,22 +95,23 @@ class Replay(Sampler):
         self, parts: Parts, batch_size: int, seen: Network, share: float, store: ObjectStore, top: float
     ) -> None:
         super().__init__(parts, batch_size, seen)
-        self.num_replayed = round(batch_size * share / (1 - share))
+        self.num_replayed = num_beside(batch_size, share)
         self.store, self.top = store, top
 
-    def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
-        fresh = self.fresh(agent, epsilon, generator)
-        rewards = LogRewards(fresh.log_reward, fresh.log_raw_reward)
-        self.store.add(fresh.terminal_states, rewards)
-        return Collected(self.with_replayed(agent, fresh, generator), self.batch_size)
+    def extend(
+        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+    ) -> Collected:
+        found = collected.batch.all
+        self.store.add(found.terminal_states, LogRewards(found.log_reward, found.log_raw_reward))
+        return self.with_replayed(agent, collected, generator)
 
-    def with_replayed(self, agent: Walker, fresh: Trajectories, generator: torch.Generator | None) -> Batch:
-        """Return the batch of `fresh` trajectories and as many replayed ones as the share asks for."""
+    def with_replayed(self, agent: Walker, collected: Collected, generator: torch.Generator | None) -> Collected:
+        """Return what was `collected`, with as many replayed trajectories as the share asks for."""
         if self.num_replayed == 0:
-            return Batch.of(fresh)
+            return collected
         states, rewards = self.store.draw(self.num_replayed, self.top, generator)
         old = rollout(self.dag, agent.backward_policy(), states, generator, backward=True, rewards=rewards)
-        return Batch(Trajectories.cat(fresh, old), fresh)
+        return collected.plus(old, 0)
 
     def state_dict(self) -> dict:
         return self.store.state_dict()
@@ -125,7 +125,7 @@ class ReplaySettings(SamplerSettings):
     """Fresh trajectories, and as many to the best objects of the run, walked back by P_B."""
 
     share: Annotated[float, Bounds(0, 0.99)] = 0.5
-    """Share of replayed trajectories in the batch that is learned from; they come on top of the fresh ones."""
+    """Share of replayed trajectories among these and the fresh ones, which they come on top of."""
     capacity: Annotated[int, Bounds(1, 10**7)] = 5_000
     """Distinct objects kept, those of highest reward."""
     top: Annotated[float, Bounds(0, 1)] = 0.1

@@ -16,6 +16,10 @@ from gfn_envs.dag import DAG, LogRewards
 Policy = Callable[[Tensor], Tensor]
 """States `[B, d]` -> unnormalised log-probabilities `[B, num_actions]`; illegal actions may have any value."""
 
+Allow = Callable[[Tensor, int], Tensor]
+"""`(mask [B, A], t) -> mask [B, A]`: which of the legal actions a walk may take at step `t`; one at least where one is
+legal."""
+
 _NOISE_NUMBERS = 2**17
 """Random numbers drawn at a time: enough for many steps of a small batch, or for one step of a large one."""
 
@@ -154,21 +158,22 @@ def rollout(
     backward: bool = False,
     max_steps: int | None = None,
     rewards: LogRewards | None = None,
+    allow: Allow = lambda mask, t: mask,
 ) -> Trajectories:
     """Walk from `start [B, d]` along `policy` until every trajectory ends, and return them in forward order.
 
     Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions. With `backward`, `start` holds
     terminal states and the policy gives logits of backward actions. With probability `epsilon` a step takes a uniformly
-    random legal action. After `max_steps` steps the walk ends wherever it is. Where the `rewards [B]` of the last
-    states are known, they are not asked for again. On other devices than the CPU the walk always takes as many steps as
-    it may, so the host never waits for the device.
+    random legal action. `allow` narrows what is legal for policy and random actions. After `max_steps` steps the walk
+    ends wherever it is. Where the `rewards [B]` of the last states are known, they are not asked for again. On other
+    devices than the CPU the walk always takes as many steps as it may, so the host never waits for the device.
     """
     limit = dag.max_steps if max_steps is None else min(max_steps, dag.max_steps)
     step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
     num_actions = dag.num_backward_actions if backward else dag.num_actions
     compact = host_is_free(start.device)
     segments = _Segments(start)
-    states, mask = start, mask_of(start)
+    states, mask = start, allow(mask_of(start), 0)
     active = mask.any(1)
     width, all_alive = len(start), False
     noise: Iterator[Tensor] = iter(())
@@ -195,7 +200,7 @@ def rollout(
         next_states, reverse = step(states, actions)
         states = next_states if all_alive else torch.where(active.unsqueeze(1), next_states, states)
         segments.steps.append((states, actions, reverse, active))
-        mask = mask_of(states)
+        mask = allow(mask_of(states), t + 1)
         active = mask.any(1)
     return segments.finish(dag, backward, rewards)
 

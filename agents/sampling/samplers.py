@@ -42,6 +42,11 @@ class Collected(NamedTuple):
     reward_calls: int
     """Number of objects whose reward was asked for."""
 
+    def plus(self, trajectories: Trajectories, reward_calls: int) -> Collected:
+        """Return what there is after further `trajectories`, which are not fresh, for that many rewards more."""
+        batch = Batch(Trajectories.cat(self.batch.all, trajectories), self.batch.fresh)
+        return Collected(batch, self.reward_calls + reward_calls)
+
 
 class Sampler(ABC):
     """A way of obtaining `batch_size` fresh trajectories of P_F an iteration, and perhaps others beside them.
@@ -59,9 +64,16 @@ class Sampler(ABC):
         """Return `batch_size` trajectories of the current P_F, with random actions of probability `epsilon`."""
         return rollout(self.dag, agent.policy(self.seen), self.dag.reset(self.batch_size), generator, epsilon)
 
-    @abstractmethod
     def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
-        """Return the trajectories of an iteration."""
+        """Return the trajectories of an iteration: fresh ones, and those that `extend` puts beside them."""
+        fresh = self.fresh(agent, epsilon, generator)
+        return self.extend(agent, Collected(Batch.of(fresh), self.batch_size), epsilon, generator)
+
+    @abstractmethod
+    def extend(
+        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+    ) -> Collected:
+        """Return what was `collected` in this iteration with this sampler's own trajectories beside it."""
 
     def state_dict(self) -> dict:
         """Return what the sampler keeps."""
@@ -69,6 +81,11 @@ class Sampler(ABC):
 
     def load_state_dict(self, state: dict) -> None:  # noqa: B027  (most keep nothing)
         """Restore what `state_dict` returned."""
+
+
+def num_beside(batch_size: int, share: float) -> int:
+    """Return how many trajectories beside `batch_size` fresh ones are the share `share` of both."""
+    return round(batch_size * share / (1 - share))
 
 
 @dataclass(frozen=True)
@@ -93,9 +110,10 @@ class SamplerSettings(Settings, ABC):
 class OnPolicy(Sampler):
     """The trajectories that the current P_F samples, and no others."""
 
-    def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
-        fresh = self.fresh(agent, epsilon, generator)
-        return Collected(Batch.of(fresh), self.batch_size)
+    def extend(
+        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+    ) -> Collected:
+        return collected
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,19 @@ resume."""
 
 import dataclasses
 import io
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from toy_dags import Bag, Subsets
 from true_flows import SMALL, sample, uniform_policy
+from wanderers import NO_NETWORK, Wanderer, built, chi_square, generator, parts_of, small
 
 from agents.build import build_trainer
-from agents.config import Config, usual, with_values
-from agents.model import make_dag
-from agents.networks.base import Network
-from agents.parts import Parts
+from agents.config import Config, with_values
 from agents.policy import load, to_bytes
 from agents.registry import SAMPLERS
 from agents.sampling import local_search
@@ -29,51 +25,13 @@ from agents.sampling.local_search import LocalSearch
 from agents.sampling.paths import log_probs
 from agents.sampling.random_state import make_generator
 from agents.sampling.replay import ObjectStore, Replay
-from agents.sampling.rollout import Policy, Trajectories, rollout
-from agents.trainer import Trainer
+from agents.sampling.rollout import Trajectories, rollout
+from agents.sampling.samplers import Collected
 from gfn_envs import DAG, Enumeration, Hypergrid, enumerate_dag, make
 from gfn_envs.dag import LogRewards
 
-NO_NETWORK = cast(Network, None)
 RENAMING = {"bag": lambda: Bag(n=3, k=3)}
 """A DAG that renames its slots."""
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def chi_square(counts: Tensor, expected: Tensor) -> float:
-    """Return how many standard deviations Pearson's statistic of `counts` lies above its mean."""
-    assert float(expected.min()) > 5
-    free = len(counts) - 1
-    return (float(((counts - expected) ** 2 / expected).sum()) - free) / math.sqrt(2 * free)
-
-
-class Wanderer:
-    """A random P_F and P_B on a small DAG, which treat slots alike; the more `sharp`, the surer of their actions."""
-
-    def __init__(self, dag: DAG, seed: int = 0, sharp: float = 1.0) -> None:
-        self.dag, self.enumeration = dag, enumerate_dag(dag)
-        draw = generator(seed)
-        self.forward = sharp * torch.randn(self.enumeration.num_states, dag.num_actions, generator=draw)
-        self.backward = sharp * torch.randn(self.enumeration.num_states, dag.num_backward_actions, generator=draw)
-        self.of_item = sharp * torch.randn(max(dag.nvec), generator=draw)
-
-    def policy(self, network: Network | None = None) -> Policy:
-        return lambda states: self.forward[self.enumeration.index(states)]
-
-    def backward_policy(self) -> Policy:
-        if self.dag.renames_slots:
-            return lambda states: self.of_item[states]
-        return lambda states: self.backward[self.enumeration.index(states)]
-
-    def log_pb(self, states: Tensor, backward_actions: Tensor) -> Tensor:
-        return log_prob(self.backward_policy()(states), self.dag.backward_action_mask(states), backward_actions)
-
-
-def parts_of(dag: DAG) -> Parts:
-    return cast(Parts, SimpleNamespace(dag=dag))
 
 
 def replay(dag: DAG, batch: int = 16, share: float = 0.5, capacity: int = 100, top: float = 0.1) -> Replay:
@@ -83,24 +41,6 @@ def replay(dag: DAG, batch: int = 16, share: float = 0.5, capacity: int = 100, t
 def search(dag: DAG, metropolis: bool, rounds: int = 3, depth: int = 2, batch: int = 16) -> LocalSearch:
     store = ObjectStore(dag, 100)
     return LocalSearch(parts_of(dag), batch, NO_NETWORK, 0.5, store, 0.1, rounds, depth, metropolis)
-
-
-def small(sampler: str, agent: str = "db", backward: str = "tlm", **values: Any) -> Config:
-    """Return the settings of a run of a second; dots in names are written as two underscores."""
-    given = {name.replace("__", "."): value for name, value in values.items()}
-    usually = {
-        "env_kwargs": '{"dim": 2, "side": 5}',
-        "network.width": 16,
-        "trajectories": 16 * 12,
-        "epsilon": 0.1,
-        "eval.max_exact_edges": 0,
-        "device": "cpu",
-    }
-    return with_values(usual("gfn/Hypergrid-v0", agent, backward, sampler=sampler), usually | given)
-
-
-def built(config: Config) -> Trainer:
-    return build_trainer(config, make_dag(config))
 
 
 # --- Parts of trajectories --------------------------------------------------------------------------------------------
@@ -349,7 +289,8 @@ def test_replayed_trajectories_follow_the_law_of_p_b(dag: str, end: list[int]) -
     sampler.num_replayed = 20_000
     state = torch.tensor([end])
     sampler.store.add(state, who.dag.log_rewards(state))
-    replayed = sampler.with_replayed(who, sample(who.dag, 2), generator()).all.every(1, 2)
+    fresh = Collected(Batch.of(sample(who.dag, 2)), 2)
+    replayed = sampler.with_replayed(who, fresh, generator()).batch.all.every(1, 2)
     assert abs(_law(who, replayed)) < 5
     # Uniform backward steps would be found out.
     uniform = rollout(
@@ -513,7 +454,7 @@ def test_no_sampler_waits_for_the_host(variant: str, agent: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS.names())
-def test_a_copy_rate_samples_from_the_slow_copy(name: str) -> None:
+def test_a_copy_rate_samples_from_the_slow_copy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built(small(name, sampler__copy_rate=0.3, agent__lr=0.1, epsilon=0.0))
     for _ in range(5):
         trainer.step()
@@ -522,7 +463,10 @@ def test_a_copy_rate_samples_from_the_slow_copy(name: str) -> None:
     for which, network in (("slow", copy), ("fast", trainer.network)):
         draw = make_generator(trainer.dag.device, 5)
         drawn[which] = rollout(trainer.dag, trainer.agent.policy(network), trainer.dag.reset(16), draw)
+    asked, policy = [], trainer.agent.policy
+    monkeypatch.setattr(trainer.agent, "policy", lambda network=None: (asked.append(network), policy(network))[1])
     collected = trainer.sampler.collect(trainer.agent, 0.0, make_generator(trainer.dag.device, 5)).batch.fresh
+    assert set(asked) == {copy}
     assert torch.equal(collected.states, drawn["slow"].states)
     assert collected.states.shape != drawn["fast"].states.shape or not torch.equal(
         collected.states, drawn["fast"].states
