@@ -144,7 +144,7 @@ class Config(RunSettings):
     backward: str = "tlm"
     """Backward policy, or MODULE:NAME as for --agent."""
     sampler: str = "on-policy"
-    """How the trajectories of an iteration are obtained, or MODULE:NAME as for --agent."""
+    """How the trajectories of an iteration are obtained, or MODULE:NAME as for --agent; several are joined by +."""
     network: str = "mlp"
     """Network, or MODULE:NAME as for --agent; auto takes the first one registered that fits the environment."""
     env: str = "gfn/Hypergrid-v0"

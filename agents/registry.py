@@ -13,6 +13,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from gfn_envs.registry import check_reference, load, resolve
 
 T = TypeVar("T")
+JOINT = "+"
+"""What stands between the names of a method, and between those of several samplers."""
 
 
 class Registry(Generic[T]):
@@ -21,10 +23,12 @@ class Registry(Generic[T]):
     Args:
         kind: what the names are of, for messages: `"agent"`.
         base: the class that the things are subclasses of, as `"module:Class"`; empty where they are no classes.
+        joined: the function that makes one thing of several, given pairs of a name and what it stands for, as
+            `"module:function"`; empty where names cannot be joined.
     """
 
-    def __init__(self, kind: str, base: str = "") -> None:
-        self.kind, self.base = kind, base
+    def __init__(self, kind: str, base: str = "", joined: str = "") -> None:
+        self.kind, self.base, self.joined = kind, base, joined
         self._rows: dict[str, str] = {}
 
     def register(self, name: str, thing: str) -> None:
@@ -40,10 +44,12 @@ class Registry(Generic[T]):
     def find(self, name: str, *others: str) -> T:
         """Return what a name stands for; `"module:name"` first imports the module that registers the name.
 
-        Raises `ValueError` for a module that cannot be imported, for an unknown name (the message lists the known ones,
-        closest first, among them `others` that the caller knows besides), and for a name that stands for something else
-        than this kind of choice.
+        Where names can be joined, `"name+name"` stands for what is made of both. Raises `ValueError` for a module that
+        cannot be imported, for an unknown name (the message lists the known ones, closest first, among them `others`
+        that the caller knows besides), and for a name that stands for something else than this kind of choice.
         """
+        if self.joined and JOINT in name:
+            return load(self.joined)(tuple((bare(each), self.find(each)) for each in name.split(JOINT)))
         thing = resolve(self.kind, name, ChainMap(self._rows, dict.fromkeys(others, "")))
         found = load(thing)
         if self.base and not _is_subclass(found, load(self.base)):
@@ -57,18 +63,18 @@ def _is_subclass(thing: object, base: type) -> bool:
 
 
 def _check_name(kind: str, name: str) -> None:
-    if not name or ":" in name or name != name.strip():
-        raise ValueError(f"the name of {kind} must have no colon and no outer spaces, got {name!r}.")
+    if not name or {":", JOINT} & set(name) or name != name.strip():
+        raise ValueError(f"the name of {kind} must have no colon, no plus and no outer spaces, got {name!r}.")
 
 
 def bare(name: str) -> str:
-    """Return `"module:name"` without its module."""
-    return name.rpartition(":")[2]
+    """Return `"module:name"` without its module; of several names joined by `+`, each without its module."""
+    return JOINT.join(each.rpartition(":")[2] for each in name.split(JOINT))
 
 
 AGENTS: Registry[Any] = Registry("agent", "agents:AgentSettings")
 BACKWARD: Registry[Any] = Registry("backward policy", "agents:BackwardSettings")
-SAMPLERS: Registry[Any] = Registry("sampler", "agents:SamplerSettings")
+SAMPLERS: Registry[Any] = Registry("sampler", "agents:SamplerSettings", joined="agents.sampling.mixture:mixture")
 NETWORKS: Registry[Any] = Registry("network", "agents:NetworkSettings")
 METRICS: Registry[Any] = Registry("metric", "agents:Metric")
 

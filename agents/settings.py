@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import docstring_parser
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -39,6 +41,15 @@ def field_types(cls: type) -> Mapping[str, Any]:
     """Return the type of each field of a settings class, with its `Annotated`."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Return what stands below each field of a settings class, or below that of a base, in one line."""
+    found: dict[str, str] = {}
+    for each in cls.__mro__[:-1]:
+        for field in docstring_parser.parse_from_object(each).params:
+            found.setdefault(field.arg_name, " ".join((field.description or "").split()))
+    return found
 
 
 def values_of(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ such as another library, is imported by `learned`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from torch import Tensor
 from agents.config import CHOICES, Config, RunSettings, check_config, method_names, usual, with_values
 from agents.evaluation.evaluator import enumerate_within
 from agents.policy import load as load_policy
-from agents.registry import bare
+from agents.registry import JOINT, bare
 from gfn_envs.exact import Enumeration
 from gfn_envs.registry import load
 
@@ -112,7 +113,8 @@ class RunKind(ABC):
 
 
 class AgentRun(RunKind):
-    """A run of `agents/run.py`; a sweep names it AGENT+BACKWARD, to which +SAMPLER and +NETWORK may be added."""
+    """A run of `agents/run.py`; a sweep names it AGENT+BACKWARD, to which +SAMPLER, once or more, and +NETWORK may be
+    added."""
 
     settings = Config
     main = "agents.runs.train:main"
@@ -121,8 +123,10 @@ class AgentRun(RunKind):
         return " + ".join(method_names(*(str(values[kind]) for kind in ("agent", "backward", "sampler"))))
 
     def planned(self, method: str, task: Task) -> Config:
-        agent, backward, *others = method.split("+")
-        chosen = {"network": task.network, **{_kind_of(name): name for name in others}}
+        agent, backward, *others = method.split(JOINT)
+        chosen = {"network": task.network}
+        for kind, names in itertools.groupby(sorted(others, key=_kind_of), _kind_of):
+            chosen[kind] = JOINT.join(names)
         config = usual(task.env, agent, backward, preset=task.preset, **chosen)
         config = task.applied(config, lambda config: config.batch_size)
         check_config(config)

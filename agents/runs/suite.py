@@ -74,8 +74,8 @@ class Suite(Table, frozen=True):
     samplers: tuple[str, ...] = (Config.sampler,)
     """Samplers."""
     methods: tuple[str, ...] = ()
-    """Further methods: AGENT+BACKWARD[+SAMPLER][+NETWORK], or an --algo of baselines/run.py, with :REWARD_MODE if that
-    is not the default."""
+    """Further methods: AGENT+BACKWARD[+SAMPLER...][+NETWORK], or an --algo of baselines/run.py, with :REWARD_MODE if
+    that is not the default."""
     skip: tuple[str, ...] = ()
     """Patterns of the names of cells that there are not."""
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -30,9 +30,9 @@ from gfn_envs.registry import find
 HELP = """Run a suite: methods with several seeds on some environments, each for the same number of trajectories.
 
 A SUITE is one of the project's own or a TOML file (docs/suites.md). Without one, the options below make a suite of one
-environment. A method is AGENT+BACKWARD of agents/run.py, to which +SAMPLER and +NETWORK may be added, or an --algo of
-baselines/run.py, with defaults for the environment; a reward mode other than the default follows a colon. Each name may
-be MODULE:NAME, which first imports the module that registers it.
+environment. A method is AGENT+BACKWARD of agents/run.py, to which +SAMPLER... and +NETWORK may be added, or an --algo
+of baselines/run.py, with defaults for the environment; a reward mode other than the default follows a colon. Each name
+may be MODULE:NAME, which first imports the module that registers it.
 
   python agents/sweep.py tiny --jobs 2
   python agents/sweep.py tiny --list
@@ -68,7 +68,7 @@ class Options(EngineOptions):
     print: command.FLAG = False
     """Print a command for each run that is not finished, and stop; a scheduler can run them in any order."""
     methods: tuple[str, ...] = ("mdqn+tlm", "tb+uniform", "random")
-    """AGENT+BACKWARD[+SAMPLER][+NETWORK], or a baseline, with :REWARD_MODE if that is not the default."""
+    """AGENT+BACKWARD[+SAMPLER...][+NETWORK], or a baseline, with :REWARD_MODE if that is not the default."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each method."""
     env: str = "gfn/Hypergrid-v0"

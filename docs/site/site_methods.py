@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-import docstring_parser
 from site_markdown import code, table
 
 from agents.config import CHOICES
-from agents.settings import Bounds, Settings, field_types, flag_of
+from agents.settings import Bounds, Settings, field_types, flag_of, meanings
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "docs/agents.md"
@@ -49,17 +48,8 @@ def settings(kind: str, group: type[Settings]) -> str:
 
 
 def _rows(kind: str, group: type[Settings]) -> Iterable[tuple[str, str, str]]:
-    meanings, types = _meanings(group), field_types(group)
+    told, types = meanings(group), field_types(group)
     for field in fields(group):
         bounds = [each for each in getattr(types[field.name], "__metadata__", ()) if isinstance(each, Bounds)]
         span = "".join(f" From {each.low:g} to {each.high:g}." for each in bounds)
-        yield code(flag_of(f"{kind}.{field.name}")), code(field.default), meanings.get(field.name, "") + span
-
-
-def _meanings(group: type) -> dict[str, str]:
-    """Return what stands below each field of a class or of its bases."""
-    found: dict[str, str] = {}
-    for cls in group.__mro__[:-1]:
-        for param in docstring_parser.parse_from_object(cls).params:
-            found.setdefault(param.arg_name, " ".join((param.description or "").split()))
-    return found
+        yield code(flag_of(f"{kind}.{field.name}")), code(field.default), told.get(field.name, "") + span

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_what_cannot_be_imported_or_is_not_there_is_named() -> None:
 
 
 BAD_REFERENCES = ["", "thing", "module:", ":thing", ":"]
-BAD_NAMES = ["", " ", " own", "own ", "my:own", ":", "own:"]
+BAD_NAMES = ["", " ", " own", "own ", "my:own", ":", "own:", "my+own", "+"]
 
 
 @pytest.mark.parametrize("kind", REGISTER)
@@ -112,7 +113,8 @@ def test_a_reference_that_names_no_module_or_no_thing_is_refused_when_registered
 def test_a_name_that_could_not_be_written_on_a_command_line_is_refused(kind: str, my_parts: None) -> None:
     before = _names(kind)
     for name in BAD_NAMES:
-        with pytest.raises(ValueError, match=f"name of {kind} must have no colon and no outer spaces, got '{name}'"):
+        told = re.escape(f"name of {kind} must have no colon, no plus and no outer spaces, got '{name}'")
+        with pytest.raises(ValueError, match=told):
             REGISTER[kind](name, "my_parts:Own")
     assert _names(kind) == before
 

@@ -3,6 +3,7 @@ resume."""
 
 import dataclasses
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in SAMPLERS.names()},
     **{f"{name}, slow copy": (name, {"sampler__copy_rate": 0.3}) for name in SAMPLERS.names()},
     "metropolis": ("local-search", {"sampler__accept": "metropolis"}),
+    "mixture": ("random-stop+replay", {}),
+    "mixture, slow copy": ("random-stop+local-search", {"sampler__copy_rate": 0.3}),
 }
 
 
@@ -443,9 +446,10 @@ def test_no_sampler_waits_for_the_host(variant: str, agent: str) -> None:
     if agent != "db" and "slow" not in variant:
         return
     # Tensors on `meta` have no values: reading one, and mixing in a CPU tensor, raises.
-    rounds = {"sampler__rounds": 2} if name == "local-search" else {}
     dag = make("gfn/Hypergrid-v0", device="meta", dim=2, side=3)
-    trainer = build_trainer(small(name, agent, **values, **rounds), dag)
+    config = small(name, agent, **values)
+    fewer = {f"sampler.{each}": 2 for each in ("rounds", "local_search_rounds") if f"sampler.{each}" in config.flat()}
+    trainer = build_trainer(with_values(config, fewer), dag)
     for _ in range(2):
         trainer.step()
     assert trainer.buffer.newest.states.is_meta
@@ -453,7 +457,7 @@ def test_no_sampler_waits_for_the_host(variant: str, agent: str) -> None:
     assert all(p.is_meta for p in trainer.network.parameters())
 
 
-@pytest.mark.parametrize("name", SAMPLERS.names())
+@pytest.mark.parametrize("name", [*SAMPLERS.names(), "random-stop+local-search"])
 def test_a_copy_rate_samples_from_the_slow_copy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built(small(name, sampler__copy_rate=0.3, agent__lr=0.1, epsilon=0.0))
     for _ in range(5):
@@ -514,11 +518,12 @@ OWNED = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS.names())
+@pytest.mark.parametrize("name", [*SAMPLERS.names(), "random-stop+local-search"])
 def test_every_setting_of_a_sampler_changes_the_run(name: str) -> None:
     config = small(name, agent__lr=0.05)
-    settings = {field.name for field in dataclasses.fields(config.sampler_settings)}
-    assert settings <= set(OWNED)
+    names = {field.name for field in dataclasses.fields(config.sampler_settings)}
+    settings = {name: re.sub("^(random_stop|local_search)_", "", name) for name in names}
+    assert set(settings.values()) <= set(OWNED)
 
     def behaviour(changed: Config) -> Tensor:
         trainer = built(changed)
@@ -529,5 +534,5 @@ def test_every_setting_of_a_sampler_changes_the_run(name: str) -> None:
     usually = behaviour(config)
     assert torch.equal(behaviour(config), usually)
     for setting in sorted(settings):
-        changed = with_values(config, {f"sampler.{setting}": OWNED[setting]})
+        changed = with_values(config, {f"sampler.{setting}": OWNED[settings[setting]]})
         assert not torch.equal(behaviour(changed), usually), setting

@@ -113,6 +113,7 @@ def test_a_sweep_names_an_algorithm_its_module_and_a_reward_mode(method: str, al
         ("tb+tlm", "on-policy", "mlp", "tb + tlm"),
         ("tb+tlm+replay", "replay", "mlp", "tb + tlm + replay"),
         ("vargrad+naive+mlp+local-search", "local-search", "mlp", "vargrad + naive + local-search"),
+        ("tb+tlm+random-stop+mlp+replay", "random-stop+replay", "mlp", "tb + tlm + random-stop+replay"),
     ],
 )
 def test_a_sweep_names_a_sampler_and_a_network_in_any_order(method: str, sampler: str, network: str, row: str) -> None:
@@ -126,6 +127,10 @@ def test_what_is_neither_a_sampler_nor_a_network_is_told() -> None:
     task = kinds.Task("gfn/Hypergrid-v0", GRID, "default", (), trajectories=100, evaluations=3, seed=5)
     with pytest.raises(ValueError, match="'rplay' is neither a sampler nor a network"):
         kinds.AgentRun().planned("tb+tlm+rplay", task)
+    with pytest.raises(ValueError, match="--sampler replay\\+replay names replay twice"):
+        kinds.AgentRun().planned("tb+tlm+replay+replay", task)
+    with pytest.raises(ValueError, match="Unknown network 'mlp\\+graph'"):
+        kinds.AgentRun().planned("tb+tlm+mlp+graph", task)
 
 
 GIVEN = {"agent": "tb", "backward": "uniform", "agent.lr": 0.01, "env_kwargs": GRID, "trajectories": 48}

@@ -17,6 +17,7 @@ import gfn_envs
 from agents.config import CHOICES
 from agents.evaluation.settings import EvaluationSettings
 from agents.pretrained import make
+from agents.registry import SAMPLERS
 from agents.runs import bench, compare, evaluate, results, sample, sweep, train, tune
 from agents.settings import field_types
 
@@ -101,6 +102,7 @@ def test_flags_of_choices_exist() -> None:
         kind: {field for name in choices.names() for field in field_types(choices.find(name))}
         for kind, choices in CHOICES.items()
     }
+    groups["sampler"] |= set(field_types(SAMPLERS.find("+".join(SAMPLERS.names()))))
     groups["eval"] = set(field_types(EvaluationSettings))
     parts = {flag: flag.replace("-", "_").split(".") for flag in named}
     assert named
