@@ -67,13 +67,14 @@ class Model:
 
 
 def _needs(config: Config, dag: DAG, heads: Heads) -> tuple[Need, ...]:
-    """Return what a network needs with its gradients and two moments of Adam, and what a batch needs."""
+    """Return what the networks need with their gradients and two moments of Adam, and what a batch needs."""
     try:
         with torch.device("meta"):  # shapes alone
             parameters = list(config.network_settings.build(dag, heads, config.seed).parameters())
     except (RuntimeError, NotImplementedError):  # a network of one's own may read values of tensors
         return ()
-    needed = 4 * sum(each.numel() * each.element_size() for each in parameters)
+    networks = 1 + config.sampler_settings.networks
+    needed = 4 * networks * sum(each.numel() * each.element_size() for each in parameters)
     lower = f"the size of {config.env} in --env-kwargs, or of the network in --network.*"
     units = sum(each.numel() for each in parameters if each.dim() == 1)  # a bias each
     row = 8 * dag.state_dim + 9 * dag.num_actions + 4 * units  # a state, logits, noise, mask and what layers give

@@ -204,6 +204,7 @@ register_sampler("on-policy", "agents.sampling.samplers:OnPolicySettings")
 register_sampler("replay", "agents.sampling.replay:ReplaySettings")
 register_sampler("local-search", "agents.sampling.local_search:LocalSearchSettings")
 register_sampler("random-stop", "agents.sampling.random_stop:RandomStopSettings")
+register_sampler("teacher", "agents.teacher:TeacherSettings")
 
 register_network("graph", "agents.networks.graph_transformer:GraphTransformerSettings")
 register_network("transformer", "agents.networks.transformer:TransformerSettings")

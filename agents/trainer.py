@@ -1,4 +1,4 @@
-"""The training loop: collect trajectories, update P_B, update P_F, evaluate, checkpoint.
+"""The training loop: collect trajectories, update the sampler, P_B and P_F, evaluate, checkpoint.
 
 Source: Gritsaev et al. 2025 (arXiv 2410.15474), Algorithm 1.
 """
@@ -114,8 +114,9 @@ class Trainer:
             self._check_rewards(batch.all)
         self.evaluator.add(batch.fresh)
         if self.iteration >= self.config.learning_starts:
+            taught = self.sampler.update(self.agent, self.buffer)
             told = self.backward.update(self.buffer)
-            self._means.add({**self.agent.update(self.buffer), **told})
+            self._means.add({**self.agent.update(self.buffer), **told, **taught})
             self.targets.update()
         else:
             self.agent.observe(self.buffer)

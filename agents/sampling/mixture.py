@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 import tyro
+from torch import Tensor
 
+from agents.sampling.buffer import RolloutBuffer
 from agents.sampling.samplers import Collected, Sampler, SamplerSettings, Walker
 from agents.settings import field_types, meanings, values_of
 
@@ -39,6 +41,12 @@ class Mixture(Sampler):
         for sampler in self.samplers:
             collected = sampler.extend(agent, collected, epsilon, generator)
         return collected
+
+    def update(self, agent: Walker, buffer: RolloutBuffer) -> dict[str, Tensor]:
+        told: dict[str, Tensor] = {}
+        for sampler in self.samplers:
+            told |= sampler.update(agent, buffer)
+        return told
 
     def state_dict(self) -> dict:
         return {"samplers": [sampler.state_dict() for sampler in self.samplers]}
@@ -91,5 +99,6 @@ def mixture(samplers: tuple[Named, ...]) -> type[MixtureSettings]:
                 annotation = Annotated[types[field.name], tyro.conf.arg(help=told.get(field.name, ""))]
                 fields.append((prefix(name) + field.name, annotation, dataclasses.field(default=field.default)))
     doc = "Fresh trajectories, and beside them those of " + ", ".join(name for name, _ in samplers) + "."
-    namespace = {"samplers": samplers, "__doc__": doc, "__module__": __name__}
+    networks = sum(settings.networks for _, settings in samplers)
+    namespace = {"samplers": samplers, "networks": networks, "__doc__": doc, "__module__": __name__}
     return dataclasses.make_dataclass("Mixture", fields, bases=(MixtureSettings,), frozen=True, namespace=namespace)

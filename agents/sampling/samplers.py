@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from agents.sampling.buffer import Batch
+from agents.sampling.buffer import Batch, RolloutBuffer
 from agents.sampling.rollout import Policy, Trajectories, rollout
 from agents.settings import Bounds, Settings
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Walker(Protocol):
-    """What a sampler needs of an agent: its two policies."""
+    """What a sampler needs of an agent: its two policies, and its log Z."""
 
     def policy(self, network: Network | None = None) -> Policy:
         """Return P_F, or that of a slow copy of the network."""
@@ -31,6 +31,10 @@ class Walker(Protocol):
 
     def log_pb(self, states: Tensor, backward_actions: Tensor) -> Tensor:
         """Return log P_B `[B]` of `backward_actions [B]` at `states [B, d]`."""
+        ...
+
+    def log_z(self) -> Tensor:
+        """Return the estimate of log Z, a scalar tensor."""
         ...
 
 
@@ -75,6 +79,14 @@ class Sampler(ABC):
     ) -> Collected:
         """Return what was `collected` in this iteration with this sampler's own trajectories beside it."""
 
+    def update(self, agent: Walker, buffer: RolloutBuffer) -> dict[str, Tensor]:
+        """Take a learning step, before those of P_B and of the agent, and return its metrics as they do.
+
+        The newest batch of the `buffer` is the iteration's, with the trajectories of all samplers. The default learns
+        nothing and returns no metrics.
+        """
+        return {}
+
     def state_dict(self) -> dict:
         """Return what the sampler keeps."""
         return {}
@@ -94,6 +106,9 @@ class SamplerSettings(Settings, ABC):
 
     A subclass is a frozen dataclass registered by `agents.register_sampler`.
     """
+
+    networks: ClassVar[int] = 0
+    """How many further networks the sampler trains, each as large as the agent's."""
 
     copy_rate: Annotated[float, Bounds(0, 1)] = 0.0
     """Sample from a slow copy of the network that takes over this share of the new weights; 0 samples from itself."""

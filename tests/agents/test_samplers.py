@@ -399,6 +399,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name}, slow copy": (name, {"sampler__copy_rate": 0.3}) for name in SAMPLERS.names()},
     "metropolis": ("local-search", {"sampler__accept": "metropolis"}),
     "mixture": ("random-stop+replay", {}),
+    "mixture, teacher": ("teacher+replay", {}),
     "mixture, slow copy": ("random-stop+local-search", {"sampler__copy_rate": 0.3}),
 }
 
@@ -515,14 +516,21 @@ OWNED = {
     "depth": 0.1,
     "accept": "metropolis",
     "copy_rate": 0.3,
+    "alpha": 0.5,
+    "under_weight": 0.0,
+    "lr": 0.2,
+    "weight_decay": 5.0,
+    "max_grad_norm": 1e-9,
+    "log_z_lr": 1.0,
+    "epsilon": 0.9,
 }
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS.names(), "random-stop+local-search"])
+@pytest.mark.parametrize("name", [*SAMPLERS.names(), "random-stop+replay"])
 def test_every_setting_of_a_sampler_changes_the_run(name: str) -> None:
-    config = small(name, agent__lr=0.05)
+    config = small(name, agent__lr=0.05, **({"sampler.lr": 0.05} if name == "teacher" else {}))
     names = {field.name for field in dataclasses.fields(config.sampler_settings)}
-    settings = {name: re.sub("^(random_stop|local_search)_", "", name) for name in names}
+    settings = {name: re.sub("^(random_stop|replay)_", "", name) for name in names}
     assert set(settings.values()) <= set(OWNED)
 
     def behaviour(changed: Config) -> Tensor:

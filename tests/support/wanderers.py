@@ -65,6 +65,7 @@ def small(sampler: str, agent: str = "db", backward: str = "tlm", **values: Any)
         "network.width": 16,
         "trajectories": 16 * 12,
         "epsilon": 0.1,
+        "learning_starts": 0,
         "eval.max_exact_edges": 0,
         "device": "cpu",
     }
