@@ -34,10 +34,14 @@ COMBINATIONS = {
     "mdqn+pessimistic": [*MDQN, "--backward", "pessimistic", "--agent.target-every", "5"],
     "db+naive": [*BASE, "--agent", "db", "--backward", "naive", "--epsilon", "0.5", "--epsilon-trajectories", "150"],
     "tb+maxent": [*BASE, "--agent", "tb", "--backward", "maxent", "--backward.no-exact"],
+    "tb+tlm+teacher+random-stop+replay": [*BASE, "--agent", "tb", "--sampler", "teacher+random-stop+replay"],
 }
+SLOW = {"tb+tlm+teacher+random-stop+replay"}
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in COMBINATIONS]
+)
 def whole_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Return the arguments and the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")

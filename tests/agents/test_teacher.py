@@ -57,7 +57,8 @@ def test_the_reward_of_the_teacher_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("name", ["teacher", "teacher+replay"])
 def test_the_loss_is_that_of_a_plain_loop_over_the_whole_batch(name: str, agent: str) -> None:
     front = "sampler.teacher_" if "+" in name else "sampler."
-    trainer = built(small(name, agent, **{front + "alpha": 0.3, front + "under_weight": 5.0, front + "log_z_lr": 1.0}))
+    own = {front + "alpha": 0.3, front + "under_weight": 5.0, front + "log_z_lr": 1.0}
+    trainer = built(small(name, agent, agent__lr=0.05, sampler__copy_rate=0.1, **own))
     for _ in range(4):
         trainer.step()
     batch = trainer.collect()
@@ -131,6 +132,18 @@ def test_the_teacher_waits_as_the_agent_does_and_its_loss_is_told() -> None:
         trainer.step()
         assert torch.equal(teacher_of(trainer).flow.log_z.detach(), before) is (i < 2)
     assert trainer.evaluate()["teacher_loss"] > 0
+
+
+def test_the_teacher_learns_from_the_policies_that_sampled() -> None:
+    config = small("teacher", "tb", "naive", agent__lr=0.1, **{"sampler.lr": 0.1})
+    stepped, by_hand = built(config), built(config)
+    for trainer in (stepped, by_hand):
+        trainer.step()
+        trainer.evaluate()
+    by_hand.collect()
+    told = by_hand.sampler.update(by_hand.agent, by_hand.buffer)["teacher_loss"]
+    stepped.step()
+    assert stepped.evaluate()["teacher_loss"] == float(told)
 
 
 def test_the_teacher_has_random_actions_of_its_own() -> None:

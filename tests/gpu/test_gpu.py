@@ -27,9 +27,12 @@ pytestmark = [
 ]
 
 ANYWHERE, SOMEWHERE = itertools.cycle(gfn_envs.registered()), itertools.cycle(["gfn/BayesNet-v0", "gfn/Hypergrid-v0"])
+EACH_SAMPLER = itertools.cycle([*SAMPLERS.names(), "teacher+replay"])
+STOPPING = ("random-stop",)
+"""The samplers that need a stop action, as both of `SOMEWHERE` have."""
 CASES = [
-    (agent, backward, next(SOMEWHERE if agent in POTENTIAL else ANYWHERE), sampler)
-    for (agent, backward), sampler in zip(LAWFUL, itertools.cycle(SAMPLERS.names()), strict=False)
+    (agent, backward, next(SOMEWHERE if agent in POTENTIAL or sampler in STOPPING else ANYWHERE), sampler)
+    for (agent, backward), sampler in zip(LAWFUL, EACH_SAMPLER, strict=False)
 ]
 """Every pair, in turn on each environment at its default size and with each sampler."""
 
