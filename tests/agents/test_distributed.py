@@ -90,9 +90,14 @@ def test_shares_of_a_batch_have_the_gradients_of_the_whole(every: bool, tmp_path
 
 def test_processes_stay_equal_and_sample_different_trajectories(tmp_path: Path) -> None:
     def work() -> dict[str, Tensor]:
-        run = built(config("db", "tlm", batch_size=16, trajectories=160))
+        run = built(config("db", "tlm", batch_size=16, trajectories=160, sampler="teacher"))
         run.train(lambda metrics: None, lambda: False, progress=False)
-        return {"weights": weights(run), "states": run.buffer.newest.states.float().mean(), "seen": run.evaluator._seen}
+        teacher = torch.cat([each.flatten() for each in run.sampler.state_dict()["network"].values()])
+        return {
+            "weights": torch.cat([weights(run), teacher]),
+            "states": run.buffer.newest.states.float().mean(),
+            "seen": run.evaluator._seen,
+        }
 
     one, two = together(work, tmp_path)
     torch.testing.assert_close(one["weights"], two["weights"], rtol=0, atol=0)

@@ -139,6 +139,7 @@ def test_a_part_that_the_environment_cannot_serve_says_so() -> None:
         built(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["tb", "db"])
 def test_a_small_grid_is_learned_from_a_mixture(agent: str) -> None:
     given = {"env_kwargs": '{"dim": 2, "side": 3}', "network.width": 32, "epsilon": 0.0, "agent.lr": 0.01}
