@@ -196,8 +196,9 @@ class Trainer:
         bad = [name for name, value in self._means.read().items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(
-                f"{bad[0]} is no longer finite after {self.trajectories:,} trajectories: lower --agent.lr or "
-                "--backward.lr, or set --agent.max-grad-norm. An earlier checkpoint is untouched."
+                f"{bad[0]} is no longer finite after {self.trajectories:,} trajectories: lower --agent.lr, "
+                "--backward.lr or a teacher's --sampler.lr, or set --agent.max-grad-norm. An earlier checkpoint is "
+                "untouched."
             )
 
     def _check_rewards(self, batch: Trajectories) -> None:

@@ -18,8 +18,19 @@ from gfn_envs.metrics import total_variation
 
 BOTH = "random-stop+replay"
 OWN = """
+from dataclasses import dataclass
 from agents.registry import register_sampler
-register_sampler("own", "agents.sampling.random_stop:RandomStopSettings")
+from agents.sampling.random_stop import RandomStopSettings
+
+@dataclass(frozen=True)
+class Own(RandomStopSettings):
+    fixed: bool = False
+    number: int = 3
+
+    def unread(self):
+        return frozenset() if self.fixed else frozenset({"number"})
+
+register_sampler("own", f"{__name__}:Own")
 """
 
 
@@ -131,6 +142,9 @@ def test_samplers_of_the_users_own_are_parts_too(tmp_path: Path) -> None:
         assert method_of(config) == "db-tlm-replay+own"
         assert len(built(config).collect().all.mask) == 16 * 3
         assert Config.from_json(config.to_json()) == config
+        check_config(with_values(config, {"sampler.own_fixed": True, "sampler.own_number": 4}))
+        with pytest.raises(InvalidSettingError, match=r"--sampler\.own-number 4 has no effect with --sampler replay"):
+            check_config(with_values(config, {"sampler.own_number": 4}))
 
 
 def test_a_part_that_the_environment_cannot_serve_says_so() -> None:
