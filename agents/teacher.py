@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from agents.objectives.balance import ConstantFlow
+from agents.objectives.trajectory import ConstantFlow
 from agents.optimizer import AdamSettings
 from agents.sampling.buffer import RolloutBuffer
 from agents.sampling.paths import log_pf_sum, log_probs
