@@ -25,6 +25,7 @@ from gfn_envs import abilities, enumerate_dag, make, registered
 from gfn_envs.dag import DAG
 from gfn_envs.exact import TooLargeError
 from gfn_envs.registry import find, load
+from gfn_envs.rewards import Asking
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ROOT / "docs" / "environments"
@@ -86,7 +87,7 @@ def described(cls: type) -> tuple[str, dict[str, str], str]:
 def arguments(cls: type) -> list[tuple[str, str, str]]:
     """Return name, default and meaning of each argument of a class; a base class may say what it means."""
     meanings: dict[str, str] = {}
-    for each in cls.__mro__:
+    for each in (*cls.__mro__, Asking):
         for param in docstring_parser.parse(each.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE).params:
             for name in param.arg_name.split(", "):
                 if not (param.description or "").startswith("as in"):

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from gfn_envs.dag import DAG
 from gfn_envs.errors import integer_at_least
 from gfn_envs.exact import StateKeys
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +53,7 @@ class Bag(DAG):
         reward: `"repeats"`, the formula above, a callable, or a callable named as `"module:function"`. A callable takes
             distinct terminal states, int64 `[n, letters]` on the DAG's device, and returns their rewards, `n` positive
             finite numbers. `gfn_envs.rewards` says how often it is asked.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -63,6 +64,9 @@ class Bag(DAG):
         repeats: int = 7,
         seed: int = 0,
         reward: str | Callable[..., Any] = REPEATS,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -77,7 +81,8 @@ class Bag(DAG):
         self.max_steps = self.size
         self._unit = torch.eye(self.letters, dtype=torch.int64, device=self.device)
         self._keys = StateKeys(self)
-        self.own_reward = own_reward(self, reward, [REPEATS])
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, [REPEATS], asking=asking)
         if self.own_reward is None:
             self._draw_modes(seed)
 

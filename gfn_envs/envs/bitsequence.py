@@ -17,7 +17,7 @@ from torch import Tensor
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.memory import demand
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class BitSequence(DAG):
             often it is called.
         reward_input: what a callable takes: `"states"`, int64 `[n, L]` on the DAG's device, or `"bits"`, a list of
             strings of `n` characters 0 and 1.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: device of its tensors.
     """
 
@@ -86,6 +87,9 @@ class BitSequence(DAG):
         mode_distance: int | None = None,
         reward: str | Callable[..., Any] = HAMMING,
         reward_input: str = "states",
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -103,7 +107,8 @@ class BitSequence(DAG):
         self.autoregressive = choose("order", order, ORDERS)
         self.modes = self._checked_modes(modes, integer_at_least("modes_seed", modes_seed, 0))
         texts = choose("reward_input", reward_input, {"states": None, "bits": self.to_bits})
-        self.own_reward = own_reward(self, reward, [HAMMING], texts)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, [HAMMING], texts, asking=asking)
         if self.own_reward is None:
             self.metrics, self.num_modes = ("modes", "correlation"), len(self.modes)
         elif exponent != EXPONENT or mode_distance is not None:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from gfn_envs.dag import DAG
 from gfn_envs.errors import integer_at_least
 from gfn_envs.memory import demand
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,6 +132,7 @@ class Hypergrid(DAG):
             `"module:function"`. A callable takes distinct terminal states, int64 `[n, dim + 1]` on the DAG's device,
             and returns their rewards, `n` positive finite numbers. `gfn_envs.rewards` says how often it is asked.
         R0, R1, R2: constants that replace those of a named `reward`; R0 > 0, R1 >= 0, R2 >= 0.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -143,6 +144,9 @@ class Hypergrid(DAG):
         R0: float | None = None,  # noqa: N803  (the constants' names in the literature)
         R1: float | None = None,  # noqa: N803
         R2: float | None = None,  # noqa: N803
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -151,7 +155,8 @@ class Hypergrid(DAG):
         demand("the steps along the axes", 8 * (self.dim + 1) ** 2, "dim", device)
         demand("the factors of the reward", 32 * self.side, "side", device)
         given = {name: value for name, value in (("R0", R0), ("R1", R1), ("R2", R2)) if value is not None}
-        self.own_reward = own_reward(self, reward, REWARDS)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, REWARDS, asking=asking)
         if self.own_reward is None:
             self.constants = _replaced(str(reward), given)
         elif given:

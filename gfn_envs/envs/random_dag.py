@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from gfn_envs.dag import DAG
 from gfn_envs.errors import integer_at_least
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +53,7 @@ class RandomDAG(DAG):
         reward: `"dirichlet"`, as above, a callable, or a callable named as `"module:function"`. A callable takes
             distinct terminal states, int64 `[n, 1]` on the DAG's device, and returns their rewards, `n` positive finite
             numbers. `gfn_envs.rewards` says how often it is asked.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -64,6 +65,9 @@ class RandomDAG(DAG):
         concentration: float = 0.5,
         seed: int = 0,
         reward: str | Callable[..., Any] = DIRICHLET,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -75,7 +79,8 @@ class RandomDAG(DAG):
             raise ValueError(f"concentration must be a positive, finite number, got {concentration!r}.")
         most_parents = integer_at_least("most_parents", most_parents, 1)
         random = np.random.default_rng(integer_at_least("seed", seed, 0))
-        self.own_reward = own_reward(self, reward, [DIRICHLET])
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, [DIRICHLET], asking=asking)
         parents = _random_parents(random, self.layers, self.width, most_parents)
         self.nvec, self.max_steps = (len(parents),), self.layers
         self._tabulate(parents)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from gfn_envs.dag import DAG
 from gfn_envs.errors import choose, integer_at_least
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,6 +101,7 @@ class Subset(DAG):
         reward: `"energy"`, the formula above, a callable, or a callable named as `"module:function"`. A callable takes
             distinct terminal states, int64 `[n, items]` on the DAG's device, and returns their rewards, `n` positive
             finite numbers. `gfn_envs.rewards` says how often it is asked.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -111,10 +112,14 @@ class Subset(DAG):
         energies: str | Sequence[float] = RANDOM,
         seed: int = 0,
         reward: str | Callable[..., Any] = ENERGY,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
-        self.own_reward = own_reward(self, reward, [ENERGY])
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, [ENERGY], asking=asking)
         found, usual_size = _energies(energies, items, integer_at_least("seed", seed, 0))
         self.items, self.energies = len(found), found
         if items is not None and items != self.items:

@@ -18,7 +18,7 @@ from gfn_envs.envs.bayesnet.data import GENERATED, SACHS, Data, Settings, genera
 from gfn_envs.envs.bayesnet.posterior import MOST_NODES, Posterior
 from gfn_envs.envs.bayesnet.scores import SCORES, best_total
 from gfn_envs.errors import integer_at_least
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 from gfn_envs.views import GraphView
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class BayesNet(DAG):
         samples: number of observations generated.
         data_seed: seed of the network and the observations generated.
         noise_variance: of the observations generated, and in the linear-Gaussian score.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -70,10 +71,14 @@ class BayesNet(DAG):
         samples: int = 100,
         data_seed: int = 0,
         noise_variance: float = 0.1,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
-        self.own_reward = own_reward(self, reward, SCORES)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, SCORES, asking=asking)
         settings = Settings(edges_per_node, samples, data_seed, noise_variance)
         given = _loaded(variables, data, settings, read=("noise_variance",) if reward == "linear_gaussian" else ())
         self.values, self.names, graph = torch.from_numpy(given.values), given.names, given.graph

@@ -18,7 +18,7 @@ from gfn_envs.dag import DAG
 from gfn_envs.envs.factor_graph.elimination import Elimination
 from gfn_envs.envs.factor_graph.instances import INSTANCES, Factor
 from gfn_envs.errors import choose, integer_at_least
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 from gfn_envs.views import TokenView
 
 FACTORS = "factors"
@@ -71,6 +71,7 @@ class FactorGraph(DAG):
         reward: `"factors"`, the formula above, a callable, or a callable named as `"module:function"`. A callable takes
             distinct terminal states, int64 `[n, D]` on the DAG's device, and returns their rewards, `n` positive finite
             numbers. `gfn_envs.rewards` says how often it is asked.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -81,6 +82,9 @@ class FactorGraph(DAG):
         values: int | None = None,
         seed: int = 0,
         reward: str | Callable[..., Any] = FACTORS,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -103,7 +107,8 @@ class FactorGraph(DAG):
         self.nvec = tuple(size + 1 for size in self.sizes)
         self.num_actions = self.num_values * len(self.sizes)
         self.num_backward_actions = self.max_steps = len(self.sizes)
-        self.own_reward = own_reward(self, reward, [FACTORS])
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, [FACTORS], asking=asking)
         of_place = torch.tensor(self.sizes).unsqueeze(1)
         self._has_value = (torch.arange(self.num_values) < of_place).flatten().to(self.device)
         self._uneven = len(set(self.sizes)) > 1

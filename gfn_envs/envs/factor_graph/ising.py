@@ -56,6 +56,7 @@ class Ising(FactorGraph):
         reward: `"factors"`, the formula above, a callable, or a callable named as `"module:function"`. A callable takes
             distinct terminal states, int64 `[n, side^2]` on the DAG's device, and returns their rewards, `n` positive
             finite numbers. `gfn_envs.rewards` says how often it is asked.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -66,6 +67,9 @@ class Ising(FactorGraph):
         bonds: str | Sequence[Any] | np.ndarray | Tensor = FERROMAGNET,
         seed: int = 0,
         reward: str | Callable[..., Any] = FACTORS,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.side = integer_at_least("side", side, 2)
@@ -80,7 +84,14 @@ class Ising(FactorGraph):
         pairs = zip(np.stack([places, places]).ravel().tolist(), ends.ravel().tolist(), strict=True)
         strengths = (self.coupling * self.bonds).ravel()
         factors = [(pair, strength * agree) for pair, strength in zip(pairs, strengths, strict=True)]
-        super().__init__(factors, reward=reward, device=device)
+        super().__init__(
+            factors,
+            reward=reward,
+            reward_workers=reward_workers,
+            reward_timeout=reward_timeout,
+            reward_floor=reward_floor,
+            device=device,
+        )
 
     def exact_sums(self) -> Torus:
         """Return log Z and exact samples by the transfer matrix; `ValueError` for sides above 10."""

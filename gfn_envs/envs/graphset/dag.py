@@ -17,7 +17,7 @@ from gfn_envs.dag import DAG
 from gfn_envs.envs.graphset.graphs import given_graph, random_graph
 from gfn_envs.envs.graphset.listing import LARGEST, maximal_independent_sets, minimal_dominating_sets
 from gfn_envs.errors import choose
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class GraphSet(DAG):
         reward: `"size"`, a callable, or a callable named as `"module:function"`. A callable takes distinct terminal
             states, int64 `[n, N]` on the DAG's device, and returns their rewards, `n` positive finite numbers.
             `gfn_envs.rewards` says how often it is asked.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -92,6 +93,9 @@ class GraphSet(DAG):
         seed: int = 0,
         beta: float = 1.0,
         reward: str | Callable[..., Any] = SIZE,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -107,7 +111,8 @@ class GraphSet(DAG):
         if isinstance(beta, bool) or not (isinstance(beta, int | float) and 0 < beta < math.inf):
             raise ValueError(f"beta must be a positive, finite number, got {beta!r}.")
         self.beta = float(beta)
-        self.own_reward = own_reward(self, reward, [SIZE])
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, [SIZE], asking=asking)
         if self.own_reward is not None and beta != 1:
             raise ValueError(
                 f"beta belongs to the reward {SIZE}: it cannot be given together with a reward of your own, "

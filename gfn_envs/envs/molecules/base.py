@@ -20,7 +20,7 @@ from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.envs.molecules.slots import SlotGraph
 from gfn_envs.envs.molecules.symmetry import canonical_order, log_automorphisms, rename
 from gfn_envs.errors import choose
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,6 +65,7 @@ class MoleculeDAG(DAG):
         beta: the exponent of r, positive.
         mode_thresholds: rewards r from which on a molecule may count as a mode. None takes those of the built-in
             reward; a callable then has none.
+        asking: how a callable is asked.
         device: where its tensors live.
     """
 
@@ -82,6 +83,7 @@ class MoleculeDAG(DAG):
         symmetry: str,
         beta: float,
         mode_thresholds: Sequence[float] | None,
+        asking: Asking,
         device: str | torch.device,
     ) -> None:
         super().__init__(device)
@@ -90,7 +92,7 @@ class MoleculeDAG(DAG):
         self.beta = float(beta)
         self.exact_symmetry = choose("symmetry", symmetry, SYMMETRY)
         texts = choose("reward_input", reward_input, {"smiles": self.to_smiles, "states": None})
-        self.own_reward = own_reward(self, reward, [self.built_in], texts, "molecules")
+        self.own_reward = own_reward(self, reward, [self.built_in], texts, "molecules", asking)
         if mode_thresholds is None:
             mode_thresholds = () if self.own_reward else self.built_in_thresholds
         self.mode_thresholds = increasing(mode_thresholds)

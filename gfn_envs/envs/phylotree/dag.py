@@ -21,7 +21,7 @@ from gfn_envs.envs.phylotree.alignment import Alignment, read
 from gfn_envs.envs.phylotree.fitch import MOST_TAXA, Parsimony, Tree, reduced, stepwise_addition, unpacked
 from gfn_envs.envs.phylotree.newick import read_newick, written
 from gfn_envs.errors import choose
-from gfn_envs.rewards import own_reward
+from gfn_envs.rewards import Asking, own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,6 +74,7 @@ class PhyloTree(DAG):
             how often it is asked.
         reward_input: what a callable takes: `"newick"`, a list of texts, or `"states"`, int64 `[m, n - 1]` on the DAG's
             device.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -87,6 +88,9 @@ class PhyloTree(DAG):
         scale: float = SCALE,
         reward: str | Callable[..., Any] = PARSIMONY,
         reward_input: str = "newick",
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -105,7 +109,8 @@ class PhyloTree(DAG):
         stepwise, self.stepwise_mutations = stepwise_addition(sets, counts)
         self.constant = self._checked_constant(constant, alignment)
         texts = choose("reward_input", reward_input, {"newick": self.to_newick, "states": None})
-        self.own_reward = own_reward(self, reward, [PARSIMONY], texts, "trees")
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        self.own_reward = own_reward(self, reward, [PARSIMONY], texts, "trees", asking=asking)
         if self.own_reward and (constant != "stepwise" or scale != SCALE):
             raise ValueError(
                 f"constant and scale belong to the reward {PARSIMONY}: they cannot be given together with a reward of "

@@ -34,6 +34,7 @@ from gfn_envs.envs.qm9.encoding import (
 from gfn_envs.envs.qm9.gap import CHUNK, GapNetwork, bond_labels, load_gap_network
 from gfn_envs.errors import integer_at_least
 from gfn_envs.packaged import read
+from gfn_envs.rewards import Asking
 from gfn_envs.views import GraphView
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class QM9(MoleculeDAG):
         max_atoms: largest number of atoms other than hydrogen, 1 to 9 (the literature: 8).
         max_rings: largest number of independent rings, bonds - atoms + 1. The default 10 is no limit, because nine
             atoms can have no more.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
             `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in reward is `"gap"`.
     """
@@ -102,9 +104,13 @@ class QM9(MoleculeDAG):
         reward: str | Callable[..., Any] = "gap",
         reward_input: str = "smiles",
         mode_thresholds: Sequence[float] | None = None,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, device)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, asking, device)
         self.max_atoms = slots = integer_at_least("max_atoms", max_atoms, 1)
         if slots > MAX_ATOMS:
             raise ValueError(f"max_atoms must be at most {MAX_ATOMS}, as in QM9, got {max_atoms!r}.")

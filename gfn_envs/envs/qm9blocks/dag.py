@@ -20,6 +20,7 @@ from gfn_envs.envs.qm9blocks.blocks import BLOCKS, LENGTH, assemble, compact
 from gfn_envs.envs.qm9blocks.table import load_gaps, starts
 from gfn_envs.envs.sequences.base import SequenceDAG
 from gfn_envs.envs.sequences.table import Table
+from gfn_envs.rewards import Asking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,6 +73,7 @@ class QM9Blocks(SequenceDAG):
             `[n, length]` on the DAG's device.
         mode_thresholds: rewards r from which on a molecule may count as a mode of the metric `molecules`; None for
             1.03, 1.045 and 1.07 with the built-in reward, and for none at all with a callable.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -85,10 +87,14 @@ class QM9Blocks(SequenceDAG):
         reward: str | Callable[..., Any] = GAP,
         reward_input: str = "smiles",
         mode_thresholds: Sequence[float] | None = None,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         names, more = [block.smiles for block in BLOCKS], {"smiles": self.to_smiles}
-        super().__init__(names, length, order, reward, [GAP], reward_input, more, device)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        super().__init__(names, length, order, reward, [GAP], reward_input, more, asking, device)
         if self.length > LENGTH:
             raise ValueError(f"length must be at most {LENGTH}, of which the gaps are known, got {length!r}.")
         if isinstance(beta, bool) or not (isinstance(beta, int | float) and 0 < beta < math.inf):

@@ -28,7 +28,7 @@ from gfn_envs.envs.rnabinding.binding import (
 from gfn_envs.envs.sequences.base import SequenceDAG
 from gfn_envs.envs.sequences.table import Table, separated_best
 from gfn_envs.errors import integer_at_least
-from gfn_envs.rewards import OwnReward
+from gfn_envs.rewards import Asking, OwnReward
 
 BINDING = "binding"
 """Name of the built-in reward."""
@@ -75,6 +75,7 @@ class RNABinding(SequenceDAG):
             is asked.
         reward_input: what a callable takes: `"words"`, a list of strings, or `"states"`, int64 `[n, length]` on the
             DAG's device.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -86,9 +87,13 @@ class RNABinding(SequenceDAG):
         exponent: float = EXPONENT,
         reward: str | Callable[..., Any] = BINDING,
         reward_input: str = "words",
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(LETTERS, length, order, reward, [BINDING], reward_input, device=device)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        super().__init__(LETTERS, length, order, reward, [BINDING], reward_input, asking=asking, device=device)
         self.target = _checked_target(target)
         if isinstance(exponent, bool) or not (isinstance(exponent, int | float) and 0 < exponent < math.inf):
             raise ValueError(f"exponent must be a positive, finite number, got {exponent!r}.")

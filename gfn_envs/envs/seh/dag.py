@@ -23,6 +23,7 @@ from gfn_envs.envs.seh.fragments import MAX_STEMS, Fragments, assemble, blocks_o
 from gfn_envs.envs.seh.trees import TreeScorer
 from gfn_envs.errors import choose, integer_at_least
 from gfn_envs.packaged import read
+from gfn_envs.rewards import Asking
 from gfn_envs.views import GraphView
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class SEH(MoleculeDAG):
         max_fragments: largest number of fragments, 1 to 9 (some of the literature: 8).
         fragments: `"published"`, the 72 fragments of the published task, which are downloaded on first use, or a list
             of fragments `(SMILES, indices of the atoms that are stems)`.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
             `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in reward is `"proxy"`; its weights are downloaded on
             first use.
@@ -106,9 +108,13 @@ class SEH(MoleculeDAG):
         reward_input: str = "smiles",
         mode_thresholds: Sequence[float] | None = None,
         test_set: str = "stress",
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, device)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, asking, device)
         self._test_set = choose("test_set", test_set, TEST_SETS)
         self.max_fragments = slots = integer_at_least("max_fragments", max_fragments, 1)
         if slots > MAX_FRAGMENTS:

@@ -15,7 +15,7 @@ from gfn_envs.dag import DAG
 from gfn_envs.envs.sequences.orders import ORDERS
 from gfn_envs.envs.sequences.table import Table
 from gfn_envs.errors import choose, integer_at_least
-from gfn_envs.rewards import Texts, own_reward
+from gfn_envs.rewards import IN_PROCESS, Asking, Texts, own_reward
 from gfn_envs.views import TokenView
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class SequenceDAG(DAG):
         reward_input: what a callable takes: `"words"`, a list of words as `SequenceDAG.words` writes them, `"states"`,
             int64 `[n, length]` on the DAG's device, or one of `more_inputs`.
         more_inputs: other values of `reward_input`, and what writes states for them.
+        asking: how a callable is asked.
         device: where its tensors live.
     """
 
@@ -57,6 +58,7 @@ class SequenceDAG(DAG):
         built_in: Sequence[str],
         reward_input: str,
         more_inputs: Mapping[str, Texts] | None = None,
+        asking: Asking = IN_PROCESS,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(device)
@@ -71,7 +73,7 @@ class SequenceDAG(DAG):
         self.max_steps = self.length
         inputs = {"words": self.words, "states": None, **(more_inputs or {})}
         texts = choose("reward_input", reward_input, inputs)
-        self.own_reward = own_reward(self, reward, built_in, texts, "words")
+        self.own_reward = own_reward(self, reward, built_in, texts, "words", asking)
         powers = [len(self.alphabet) ** place for place in reversed(range(self.length))]
         self._powers = torch.tensor(powers, dtype=torch.int64, device=self.device)
 

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from gfn_envs.envs.sequences.base import SequenceDAG
 from gfn_envs.envs.sequences.table import Table, separated_best
 from gfn_envs.envs.tfbind8.table import LENGTH, LETTERS, load_scores
+from gfn_envs.rewards import Asking
 
 FACTOR = "SIX6_REF_R1"
 """Name of the built-in reward: the transcription factor SIX6, reference allele, replicate 1."""
@@ -61,6 +62,7 @@ class TFBind8(SequenceDAG):
         reward_input: what a callable takes: `"words"`, a list of strings, or `"states"`, int64 `[n, 8]` on the DAG's
             device.
         exponent: exponent of z, positive; of the built-in reward.
+        reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         device: where its tensors live.
     """
 
@@ -70,9 +72,13 @@ class TFBind8(SequenceDAG):
         reward: str | Callable[..., Any] = FACTOR,
         reward_input: str = "words",
         exponent: float = EXPONENT,
+        reward_workers: int = 0,
+        reward_timeout: float | None = None,
+        reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(LETTERS, LENGTH, order, reward, [FACTOR], reward_input, device=device)
+        asking = Asking(reward_workers, reward_timeout, reward_floor)
+        super().__init__(LETTERS, LENGTH, order, reward, [FACTOR], reward_input, asking=asking, device=device)
         if isinstance(exponent, bool) or not (isinstance(exponent, int | float) and 0 < exponent < math.inf):
             raise ValueError(f"exponent must be a positive, finite number, got {exponent!r}.")
         if self.own_reward is not None:
