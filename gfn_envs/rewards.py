@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,6 +75,8 @@ class Asking:
 IN_PROCESS = Asking()
 """All of a batch in one call, in this process."""
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 def own_reward(
     dag: DAG,
@@ -82,6 +85,7 @@ def own_reward(
     texts: Texts | None = None,
     objects: str = "objects",
     asking: Asking = IN_PROCESS,
+    calculated: Mapping[str, str] = NOTHING,
 ) -> OwnReward | None:
     """Return the user's reward on the objects of `dag`, or None where `reward` is one of the names `built_in`.
 
@@ -92,14 +96,18 @@ def own_reward(
         texts: what writes states for the callable; None for a callable that takes the states themselves.
         objects: what error messages call the objects.
         asking: how a user's reward is asked.
+        calculated: names of the environment's own rewards that are asked as a user's is, and the functions that they
+            are, as `"module:function"`.
 
     Raises `ValueError` for an unknown name, for what cannot be loaded, called or sent to workers, and for an `asking`
     about a built-in reward.
     """
     if callable(reward):
         return OwnReward(dag, reward, getattr(reward, "__qualname__", type(reward).__name__), texts, objects, asking)
+    if isinstance(reward, str) and reward in calculated:
+        return OwnReward(dag, _loaded(calculated[reward]), reward, texts, objects, asking)
     if not isinstance(reward, str) or ":" not in reward:
-        choose("reward", reward, dict.fromkeys([*built_in, "module:function"]))
+        choose("reward", reward, dict.fromkeys([*built_in, *calculated, "module:function"]))
         if asking != IN_PROCESS:
             raise ValueError(
                 "reward_workers, reward_timeout and reward_floor are for a reward of your own: they cannot be given "

@@ -144,7 +144,7 @@ class Workers:
         try:
             found = future.result()
         except concurrent.futures.TimeoutError:
-            return Failure(f"no answer within reward_timeout = {self.timeout:g} seconds")
+            return Failure(f"no answer within {self.timeout:g} seconds")
         except ProcessExpired as error:
             return Failure(f"its worker process {_ending(error.exitcode)}")
         except concurrent.futures.BrokenExecutor as error:

@@ -20,7 +20,7 @@ from agents.sampling.random_state import make_generator
 from agents.sampling.rollout import rollout
 from gfn_envs.abilities import Molecules, TellsNovelty
 from gfn_envs.envs.molecules import chem
-from gfn_envs.envs.molecules.base import require_rdkit
+from gfn_envs.envs.molecules.toolkit import require_rdkit
 
 LATEST = 1000
 """Molecules looked at for validity and novelty: the newest distinct ones."""

@@ -28,6 +28,7 @@ USES: list[tuple[str, str, Callable[[], Any]]] = [
         "rdkit",
         lambda: gfn_envs.make("gfn/QM9Blocks-v0").to_smiles(gfn_envs.make("gfn/QM9Blocks-v0").reset(1)),
     ),
+    ("qm", "tblite", lambda: gfn_envs.make("gfn/QM9-v0", reward="xtb")),
     ("rna", "RNA", lambda: gfn_envs.make("gfn/RNABinding-v0", length=5)),
     ("baselines", "stable_baselines3", _run(train_baseline, "--algo", "ppo")),
     ("baselines", "sb3_contrib", _run(train_baseline, "--algo", "maskable_ppo")),

@@ -20,6 +20,7 @@ from agents.pretrained import make
 from agents.registry import SAMPLERS
 from agents.runs import bench, compare, evaluate, results, sample, sweep, train, tune
 from agents.settings import field_types
+from gfn_envs.envs.qm9 import judge
 
 README = text(ROOT / "README.md")
 EXTEND = ROOT / "docs" / "extend.md"
@@ -52,6 +53,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "python baselines/run.py": _baseline,
     "python -m agents.pretrained.make": make.parse,
     "python -m agents.runs.bench": lambda words: tyro.cli(bench.Options, args=words),
+    "python -m gfn_envs.envs.qm9.judge": lambda words: tyro.cli(judge.Options, args=words),
 }
 """What understands a command's words, by the beginning of its line."""
 

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 import gfn_envs
 from gfn_envs import QM9, check_dag, enumerate_dag
-from gfn_envs.envs.molecules.base import require_rdkit
+from gfn_envs.envs.molecules.toolkit import require_rdkit
 from gfn_envs.envs.qm9 import dag as qm9_dag
 from gfn_envs.envs.qm9 import predict_gap
 from gfn_envs.envs.qm9.encoding import decode, encode

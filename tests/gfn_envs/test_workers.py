@@ -190,7 +190,7 @@ def test_without_a_floor_the_first_failure_is_an_error_that_says_what_happened()
     for text, told in {
         "0011": r"\(KeyError: '0011'\)",
         "0101": r"\(its worker process was killed by SIGKILL, perhaps for want of memory\)",
-        "0110": r"\(no answer within reward_timeout = 0.5 seconds\)",
+        "0110": r"\(no answer within 0.5 seconds\)",
     }.items():
         with pytest.raises(RewardError, match=rf"by_ones failed on 1 objects, of .* '{text}' {told}\.$") as caught:
             dag.log_reward(states_of(dag, "0001", text, "1111"))

@@ -10,7 +10,7 @@ import importlib
 import math
 import textwrap
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,31 +19,15 @@ from torch import Tensor
 from gfn_envs.dag import DAG, LogRewards
 from gfn_envs.envs.molecules.slots import SlotGraph
 from gfn_envs.envs.molecules.symmetry import canonical_order, log_automorphisms, rename
+from gfn_envs.envs.molecules.toolkit import require_rdkit
 from gfn_envs.errors import choose
-from gfn_envs.rewards import Asking, own_reward
+from gfn_envs.rewards import NOTHING, Asking, own_reward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rdkit.Chem import Mol
 
 SYMMETRY = {"exact": True, "reference": False}
-
-
-def require_rdkit() -> Any:
-    """Return the module `rdkit.Chem`, or raise `ModuleNotFoundError` that says which extra brings it."""
-    try:
-        return importlib.import_module("rdkit.Chem")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "This needs RDKit, which is not installed: pip install 'gfn-envs[molecules]'. Steps, masks and the gap "
-            "reward of gfn/QM9-v0 do without."
-        ) from error
-
-
-def logs_blocked() -> Any:
-    """Return a context in which RDKit writes no messages, for strings that are perhaps no molecule."""
-    require_rdkit()
-    return importlib.import_module("rdkit.rdBase").BlockLogs()
 
 
 class MoleculeDAG(DAG):
@@ -73,6 +57,8 @@ class MoleculeDAG(DAG):
     metrics = ("molecules",)
     built_in: str
     """Name of the built-in reward."""
+    calculated: Mapping[str, str] = NOTHING
+    """Names of other rewards of its own, which are asked as a callable on SMILES is; `"module:function"` of each."""
     built_in_thresholds: tuple[float, ...]
     """The built-in reward's `mode_thresholds`."""
 
@@ -92,7 +78,9 @@ class MoleculeDAG(DAG):
         self.beta = float(beta)
         self.exact_symmetry = choose("symmetry", symmetry, SYMMETRY)
         texts = choose("reward_input", reward_input, {"smiles": self.to_smiles, "states": None})
-        self.own_reward = own_reward(self, reward, [self.built_in], texts, "molecules", asking)
+        if isinstance(reward, str) and reward in self.calculated and texts is None:
+            raise ValueError(f"reward_input is of a reward of your own: the reward {reward} takes SMILES.")
+        self.own_reward = own_reward(self, reward, [self.built_in], texts, "molecules", asking, self.calculated)
         if mode_thresholds is None:
             mode_thresholds = () if self.own_reward else self.built_in_thresholds
         self.mode_thresholds = increasing(mode_thresholds)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
+from gfn_envs.envs.molecules.toolkit import logs_blocked, require_rdkit
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +32,8 @@ from gfn_envs.envs.qm9.encoding import (
     types_and_orders,
 )
 from gfn_envs.envs.qm9.gap import CHUNK, GapNetwork, bond_labels, load_gap_network
+from gfn_envs.envs.qm9.quantum import require_tblite
+from gfn_envs.envs.qm9.scale import REWARD_RANGE, unclipped
 from gfn_envs.errors import integer_at_least
 from gfn_envs.packaged import read
 from gfn_envs.rewards import Asking
@@ -40,6 +42,9 @@ from gfn_envs.views import GraphView
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
+XTB = "xtb"
+"""Name of the reward whose gap is calculated."""
+
 KNOWN = Path(__file__).with_name("known.safetensors")
 KNOWN_SHA256 = "0c035581472c1a5d6f85dcd73b620e01c10835ee4eca615d71e8a697f69afef6"
 TEST_SET = Path(__file__).with_name("test_set.csv")
@@ -47,11 +52,6 @@ TEST_SET_SHA256 = "e3c7d78f4cde10fd3ddba28398715847b1eb2ce9ee456bc6d456731f0c5dc
 
 ORDERS = ((0, 1), (1, 2), (1, 3))
 """Bond order before and after each action of a pair: add a single bond, single to double, single to triple."""
-
-GAP_LEVEL, GAP_RANGE, REWARD_RANGE = 0.1760, 0.5975, (math.exp(-7.5), 2.0)
-"""5 % of QM9 have a gap (in Hartree) below the level, where r is 1; r falls by 1 over the range of QM9's gaps.
-
-Published training cuts log R off at -75, which is the least r to the power of ten."""
 
 
 class QM9(MoleculeDAG):
@@ -88,11 +88,14 @@ class QM9(MoleculeDAG):
             atoms can have no more.
         reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
-            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in reward is `"gap"`.
+            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in reward is `"gap"`. `"xtb"` calculates the gap by
+            GFN2-xTB (`gfn_envs.envs.qm9.quantum`, extra `qm`), a second or less for a molecule, and puts it on the same
+            scale. It is asked as a callable is, best with `reward_workers`; `reward_floor` is e^-7.5 unless given.
     """
 
     metrics = ("molecules", "correlation")
     built_in = "gap"
+    calculated: Mapping[str, str] = MappingProxyType({XTB: "gfn_envs.envs.qm9.quantum:xtb"})
     built_in_thresholds = (1.04, 1.05, 1.08)
 
     def __init__(
@@ -109,6 +112,9 @@ class QM9(MoleculeDAG):
         reward_floor: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        if reward == XTB:
+            require_tblite()
+            reward_floor = REWARD_RANGE[0] if reward_floor is None else reward_floor
         asking = Asking(reward_workers, reward_timeout, reward_floor)
         super().__init__(reward, reward_input, symmetry, beta, mode_thresholds, asking, device)
         self.max_atoms = slots = integer_at_least("max_atoms", max_atoms, 1)
@@ -185,7 +191,7 @@ class QM9(MoleculeDAG):
 
     def built_in_rewards(self, states: Tensor) -> Tensor:
         gap = torch.cat([self._network(*types_and_orders(part)) for part in states.split(CHUNK)])
-        return (1 - (gap - GAP_LEVEL) / GAP_RANGE).clamp(*REWARD_RANGE)
+        return unclipped(gap).clamp(*REWARD_RANGE)
 
     def graph_view(self) -> GraphView:
         """Return the layout of the state as a graph: a node's features are its type and 1 + its free valence."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
 from gfn_envs.envs.molecules.chem import listed
 from gfn_envs.envs.molecules.slots import pair_indices, pair_slots, squared
+from gfn_envs.envs.molecules.toolkit import logs_blocked, require_rdkit
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol

@@ -13,9 +13,10 @@ import torch
 from torch import Generator, Tensor
 
 from gfn_envs.dag import LogRewards
-from gfn_envs.envs.molecules.base import draw_molecule, increasing, require_rdkit
-from gfn_envs.envs.qm9.dag import GAP_LEVEL, GAP_RANGE, REWARD_RANGE
+from gfn_envs.envs.molecules.base import draw_molecule, increasing
+from gfn_envs.envs.molecules.toolkit import require_rdkit
 from gfn_envs.envs.qm9.encoding import to_molecules, to_states
+from gfn_envs.envs.qm9.scale import REWARD_RANGE, unclipped
 from gfn_envs.envs.qm9blocks.blocks import BLOCKS, LENGTH, assemble, compact
 from gfn_envs.envs.qm9blocks.table import load_gaps, starts
 from gfn_envs.envs.sequences.base import SequenceDAG
@@ -108,7 +109,7 @@ class QM9Blocks(SequenceDAG):
         self._modes = torch.zeros(0, dtype=torch.int64, device=self.device)
         if self.own_reward is not None:
             return
-        r = (1 - (torch.from_numpy(load_gaps()) - GAP_LEVEL) / GAP_RANGE).clamp(*REWARD_RANGE)
+        r = unclipped(torch.from_numpy(load_gaps())).clamp(*REWARD_RANGE)
         log_r = r.log().nan_to_num(0.0)  # the empty row has no gap, and its potential is 0
         self._log_r = log_r.to(self.device)
         complete = log_r[starts(self.length)[-1] :][: len(BLOCKS) ** self.length]

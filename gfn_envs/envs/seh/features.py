@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
 from gfn_envs.envs.molecules.chem import listed
+from gfn_envs.envs.molecules.toolkit import logs_blocked, require_rdkit
 from gfn_envs.envs.seh.download import read_weights
 from gfn_envs.envs.seh.proxy import NUM_FEATURES, Proxy
 

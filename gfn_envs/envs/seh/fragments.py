@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gfn_envs.envs.molecules.base import logs_blocked, require_rdkit
+from gfn_envs.envs.molecules.toolkit import logs_blocked, require_rdkit
 from gfn_envs.envs.seh.download import BLOCKS, fetch
 from gfn_envs.envs.seh.features import atom_bonds, atom_features, pad_bonds
 from gfn_envs.envs.seh.proxy import NUM_FEATURES

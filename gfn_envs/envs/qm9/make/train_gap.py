@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gfn_envs.envs.molecules.base import require_rdkit
+from gfn_envs.envs.molecules.toolkit import require_rdkit
 from gfn_envs.envs.qm9.encoding import from_smiles, types_and_orders
 from gfn_envs.envs.qm9.gap import CHUNK, WEIGHTS, GapNetwork
 from gfn_envs.errors import integer_at_least
