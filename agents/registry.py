@@ -219,6 +219,7 @@ register_metric("modes", "agents.evaluation.modes:ModeMetrics")
 register_metric("correlation", "agents.evaluation.correlation:CorrelationMetrics")
 register_metric("bayesnet", "agents.evaluation.bayesnet:BayesNetMetrics")
 register_metric("molecules", "agents.evaluation.molecules:MoleculeMetrics")
+register_metric("failures", "agents.evaluation.failures:FailureMetrics")
 register_metric("phylo", "agents.evaluation.phylo:PhyloMetrics")
 
 register_preset("default", "agents.presets.hypergrid:default")

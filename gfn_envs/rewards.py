@@ -49,7 +49,8 @@ class Asking:
         reward_timeout: seconds that a worker may take for one object; None for no limit. After that the worker is
             killed with all that it has started, and has failed on the object.
         reward_floor: reward of an object that the callable fails on: it raises an error, its time is over, or its
-            worker dies. Such objects are counted, and not asked about again. With None a failure is an error.
+            worker dies. Such objects are counted (a run reports how many), and not asked about again. With None a
+            failure is an error.
 
     Raises `ValueError` for values out of range, and for a time limit without workers.
     """
@@ -162,6 +163,8 @@ class OwnReward:
         """Number of objects that the function was asked about so far."""
         self.num_failed = 0
         """Number of those that got `reward_floor`, as the function failed on them."""
+        if asking.reward_floor is not None:
+            dag.metrics = (*dag.metrics, "failures")
         self._known: dict[Any, float] = {}
         self._workers: Workers | None = None
         if asking.reward_workers:

@@ -67,8 +67,13 @@ class FinishedRun:
     def environment(self) -> tuple[str, str]:
         """Return the DAG's class and all its arguments with defaults; they are equal exactly for equal environments."""
         dag, defaults = find(self.config.env)
-        signature = {k: p.default for k, p in inspect.signature(load(dag)).parameters.items() if k != "device"}
-        return dag, json.dumps({**signature, **defaults, **self.config.parsed_env_kwargs()}, sort_keys=True)
+        signature = {k: p.default for k, p in inspect.signature(load(dag)).parameters.items()}
+        given = {**signature, **defaults, **self.config.parsed_env_kwargs()}
+        return dag, json.dumps({k: v for k, v in given.items() if k not in _SAME_ENVIRONMENT}, sort_keys=True)
+
+
+_SAME_ENVIRONMENT = ("device", "reward_workers")
+"""Arguments that do not change what an environment is: where it is computed."""
 
 
 class UnusableError(ValueError):

@@ -66,6 +66,8 @@ def pids() -> Iterator[Workers]:
 def test_every_environment_with_a_reward_of_ones_own_hands_the_arguments_on(id: str) -> None:
     dag = gfn_envs.make(id, reward=pid, reward_workers=2, reward_timeout=5, reward_floor=0.5)
     assert dag.own_reward.asking == Asking(2, 5, 0.5)  # type: ignore[attr-defined]
+    assert dag.metrics[-1] == "failures"
+    assert "failures" not in gfn_envs.make(id, reward=pid).metrics
     names = inspect.signature(type(dag)).parameters
     assert [names[name].default for name in ("reward_workers", "reward_timeout", "reward_floor")] == [0, None, None]
 

@@ -79,6 +79,7 @@ class QM9Blocks(SequenceDAG):
     """
 
     separator = "-"
+    metrics = ("molecules",)
 
     def __init__(
         self,
@@ -105,7 +106,6 @@ class QM9Blocks(SequenceDAG):
         self.mode_thresholds = increasing(
             (() if self.own_reward else THRESHOLDS) if mode_thresholds is None else mode_thresholds
         )
-        self.metrics = ("molecules",)
         self._modes = torch.zeros(0, dtype=torch.int64, device=self.device)
         if self.own_reward is not None:
             return
