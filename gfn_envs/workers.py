@@ -109,7 +109,7 @@ class Workers:
 
     def stop(self) -> None:
         """End the processes at once; they begin again with the next objects."""
-        if self._pool is not None and self._owner == os.getpid():
+        if self._pool is not None:
             self._end()
         self._pool = None
 

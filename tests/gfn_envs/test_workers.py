@@ -363,3 +363,14 @@ def test_a_callable_that_workers_cannot_load_is_an_error(tmp_path: Path) -> None
 
 def test_workers_import_what_the_callable_needs_alone() -> None:
     assert Workers(loaded, 1).outcomes(["x"], True) == [[]]
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, 1), ("3", 3)])
+def test_a_worker_has_one_thread_unless_the_environment_says_otherwise(
+    given: str | None, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    text = "[int(__import__('os').environ['OMP_NUM_THREADS'])]"
+    assert Workers(written, 1).outcomes([text], until_failure=True) == [[wanted]]
