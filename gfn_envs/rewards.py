@@ -77,6 +77,7 @@ IN_PROCESS = Asking()
 """All of a batch in one call, in this process."""
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+"""No rewards of an environment's own are asked as a user's is."""
 
 
 def own_reward(

@@ -334,8 +334,10 @@ def test_a_fork_leaves_the_workers_of_its_parent_alone(pids: Workers) -> None:
     before = {found for (found,) in pids.outcomes(["slow"] * 4, True)}
     child = os.fork()
     if not child:
-        pids.stop()
-        os._exit(0)
+        try:
+            pids.stop()
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     assert {found for (found,) in pids.outcomes(["slow"] * 4, True)} == before
 
