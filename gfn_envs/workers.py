@@ -79,10 +79,11 @@ class Workers:
             ) from error
         self.num, self.timeout = num, timeout
         self._pool: ProcessPool | None = None
+        self._end: Callable[[], Any] | None = None
         self._owner = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pool": None}
+        return self.__dict__ | {"_pool": None, "_end": None}
 
     def outcomes(
         self, objects: Sequence[Any], until_failure: bool, shown: Callable[..., Iterable[Any]] = iter
@@ -109,9 +110,9 @@ class Workers:
 
     def stop(self) -> None:
         """End the processes at once; they begin again with the next objects."""
-        if self._pool is not None:
+        if self._end is not None:
             self._end()
-        self._pool = None
+        self._pool = self._end = None
 
     def _running(self) -> ProcessPool:
         """Return the pool of this process; one that was there before a fork belongs to another."""
