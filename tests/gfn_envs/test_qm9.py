@@ -678,3 +678,63 @@ def test_the_graph_view_lays_actions_where_it_says() -> None:
         else:
             ends = set()
         assert set(change.nonzero().flatten().tolist()) == ends
+
+
+def _strain_by_a_loop(state: list[int], slots: int) -> int:
+    """Return the strain of one molecule by a walk over its graph."""
+    pairs = itertools.combinations(range(slots), 2)
+    graph = nx.Graph()
+    graph.add_nodes_from(slot for slot in range(slots) if state[slot])
+    graph.add_edges_from(
+        (i, j, {"order": order}) for (i, j), order in zip(pairs, state[slots:-1], strict=True) if order
+    )
+    bridges = {frozenset(bond) for bond in nx.bridges(graph)}
+
+    def ring_neighbours(atom: int) -> list[int]:
+        return [other for other in graph[atom] if frozenset((atom, other)) not in bridges]
+
+    strain = sum(order == 3 and j in ring_neighbours(i) for i, j, order in graph.edges(data="order"))
+    for atom in graph:
+        rings, double = ring_neighbours(atom), [other for other in graph[atom] if graph[atom][other]["order"] == 2]
+        cumulated = len(double) > 1 and any(other in rings for other in double)
+        fused = any(len(ring_neighbours(other)) >= 3 for other in rings)
+        unsaturated = any(graph[atom][other]["order"] > 1 for other in rings)
+        strain += cumulated or (len(rings) >= 3 and unsaturated and not fused)
+    return strain + max(graph.number_of_edges() - graph.number_of_nodes() + 1 - 2, 0)
+
+
+@pytest.mark.parametrize("slots", [4, 9])
+def test_strain_is_that_of_a_loop_over_the_graph(slots: int) -> None:
+    dag = QM9(max_atoms=slots, reward="unstrained-gap")
+    ends = play(dag, 400)[1]
+    found = dag.strain(ends)
+    assert found.tolist() == [_strain_by_a_loop(state, slots) for state in ends.tolist()]
+    assert len(found.unique()) > 1
+    expected = (QM9(max_atoms=slots).rewards(ends) * 0.5**found).clamp(min=math.exp(-7.5))
+    torch.testing.assert_close(dag.rewards(ends), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "strain"),
+    [
+        ("C1CCCCC1", 0),
+        ("c1ccc2[nH]ccc2c1", 0),  # fused
+        ("C1CC2CCC1C2", 0),  # a bridge without multiple bonds
+        ("C1=CC2CCC1C2", 0),  # a double bond beside the heads of the bridge
+        ("C1CC2=CCC1C2", 1),  # at one of them
+        ("C1#CCCCC1", 1),
+        ("C1=C=CCCC1", 1),
+        ("C=C=C1CCC1", 0),  # outside the ring
+        ("C=C=CC1CC1", 0),
+        ("C12C3C4C1C5C2C3C45", 3),  # cubane, a cage of five rings
+    ],
+)
+def test_strain_of_known_molecules(smiles: str, strain: int) -> None:
+    dag = QM9(reward="unstrained-gap")
+    assert dag.strain(dag.from_smiles([smiles])).tolist() == [strain]
+
+
+def test_qm9_has_no_strain_but_rings_beyond_the_second() -> None:
+    dag = QM9()
+    states = dag.test_states()
+    assert torch.equal(dag.strain(states), (dag._rings(states) - 2).clamp(min=0))

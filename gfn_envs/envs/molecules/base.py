@@ -55,12 +55,12 @@ class MoleculeDAG(DAG):
 
     renames_slots = True
     metrics = ("molecules",)
-    built_in: str
-    """Name of the built-in reward."""
+    built_in: tuple[str, ...]
+    """Names of the built-in rewards."""
     calculated: Mapping[str, str] = NOTHING
     """Names of other rewards of its own, which are asked as a callable on SMILES is; `"module:function"` of each."""
     built_in_thresholds: tuple[float, ...]
-    """The built-in reward's `mode_thresholds`."""
+    """The `mode_thresholds` of the built-in rewards."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class MoleculeDAG(DAG):
         texts = choose("reward_input", reward_input, {"smiles": self.to_smiles, "states": None})
         if isinstance(reward, str) and reward in self.calculated and texts is None:
             raise ValueError(f"reward_input is of a reward of your own: the reward {reward} takes SMILES.")
-        self.own_reward = own_reward(self, reward, [self.built_in], texts, "molecules", asking, self.calculated)
+        self.own_reward = own_reward(self, reward, self.built_in, texts, "molecules", asking, self.calculated)
         if mode_thresholds is None:
             mode_thresholds = () if self.own_reward else self.built_in_thresholds
         self.mode_thresholds = increasing(mode_thresholds)

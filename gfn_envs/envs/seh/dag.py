@@ -95,7 +95,7 @@ class SEH(MoleculeDAG):
     """
 
     metrics = ("molecules", "correlation")
-    built_in = "proxy"
+    built_in = ("proxy",)
     built_in_thresholds = (0.875, 0.9375, 1.0)
 
     def __init__(
