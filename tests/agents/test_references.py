@@ -12,13 +12,21 @@ from true_flows import SMALL, Table
 
 import agents
 from agents.references import Posterior
+from agents.registry import BACKWARD
 from agents.runs.train import main
 from gfn_envs import make
 from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration, enumerate_dag
 
+BACKWARD._rows.pop("posterior", None)  # other tests look at every registered one
 POSTERIOR = "agents.references:posterior"
 GRID = ["--backward", POSTERIOR, "--env-kwargs", '{"dim": 2, "side": 4}', "--batch-size", "4", "--network.width", "8"]
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the posterior for each test here, and forget it then."""
+    monkeypatch.setitem(BACKWARD._rows, "posterior", "agents.references:PosteriorSettings")
 
 
 def _random_policy(dag: DAG) -> tuple[Enumeration, Table]:

@@ -204,7 +204,7 @@ from typing import Annotated
 
 import agents
 from agents.backward import Uniform
-from agents.objectives.balance import TrajectoryBalanceSettings
+from agents.objectives.trajectory import TrajectoryBalanceSettings
 
 
 @dataclass(frozen=True)

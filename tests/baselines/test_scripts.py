@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import agents
 import config
-from agents.objectives.balance import TrajectoryBalanceSettings
+from agents.objectives.trajectory import TrajectoryBalanceSettings
 
 @dataclass(frozen=True)
 class Mine(TrajectoryBalanceSettings):

@@ -205,7 +205,7 @@ OWN = """
 from dataclasses import dataclass
 
 import gfn_agents
-from gfn_agents.objectives.balance import TrajectoryBalanceSettings
+from gfn_agents.objectives.trajectory import TrajectoryBalanceSettings
 
 
 @dataclass(frozen=True)
