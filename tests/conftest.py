@@ -3,7 +3,9 @@
 import functools
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,16 @@ def seh_data() -> None:
     """Skip, with the reason, where the published files are missing."""
     if reason := missing_data():
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def no_references() -> Iterator[None]:
+    """Forget, after a test that names it, the P_B that registers itself: others look at all that is registered."""
+    yield
+    if sys.modules.pop("agents.references", None):
+        from agents.registry import BACKWARD
+
+        BACKWARD._rows.pop("posterior", None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

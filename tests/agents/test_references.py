@@ -1,6 +1,7 @@
 """The exact posterior of P_F is the P_B that makes its trajectories most likely, and it leaves no slack."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,22 +12,14 @@ from torch import Tensor
 from true_flows import SMALL, Table
 
 import agents
-from agents.references import Posterior
-from agents.registry import BACKWARD
+from agents.backward import Backward
 from agents.runs.train import main
 from gfn_envs import make
 from gfn_envs.dag import DAG
 from gfn_envs.exact import Enumeration, enumerate_dag
 
-BACKWARD._rows.pop("posterior", None)  # other tests look at every registered one
 POSTERIOR = "agents.references:posterior"
 GRID = ["--backward", POSTERIOR, "--env-kwargs", '{"dim": 2, "side": 4}', "--batch-size", "4", "--network.width", "8"]
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register the posterior for each test here, and forget it then."""
-    monkeypatch.setitem(BACKWARD._rows, "posterior", "agents.references:PosteriorSettings")
 
 
 def _random_policy(dag: DAG) -> tuple[Enumeration, Table]:
@@ -35,7 +28,9 @@ def _random_policy(dag: DAG) -> tuple[Enumeration, Table]:
     return e, Table(e, torch.randn(e.num_states, dag.num_actions, generator=generator, dtype=torch.float64))
 
 
-def _posterior(dag: DAG, policy: Table) -> Posterior:
+def _posterior(dag: DAG, policy: Callable[[Tensor], Tensor]) -> Backward:
+    from agents.references import Posterior  # it registers itself, which other tests must not see
+
     posterior = Posterior(dag)
     posterior.watch(lambda: policy)
     return posterior
@@ -163,8 +158,7 @@ def test_where_it_cannot_be_had_it_says_so(
 
 def test_underflow_gives_a_distribution_all_the_same() -> None:
     dag = make("gfn/Hypergrid-v0", dim=1, side=400)
-    posterior = Posterior(dag)
-    posterior.watch(lambda: lambda states: torch.tensor([-9.0, 0.0]).expand(len(states), 2))
+    posterior = _posterior(dag, lambda states: torch.tensor([-9.0, 0.0]).expand(len(states), 2))
     e = enumerate_dag(dag)
     log_pb = e.edge_log_probs(posterior.logits, backward=True)
     assert bool(log_pb.isfinite().all())
