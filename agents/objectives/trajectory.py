@@ -73,7 +73,7 @@ class TrajectoryBalanceSettings(BalanceSettings):
     log_z_from: Literal["gradient", "batch"] = "gradient"
     """Learn log Z by the gradient, which moves it by log_z_lr a step, or take the mean estimate of each batch."""
     log_z_lr: Annotated[float, Bounds(0, 1e3)] = 1e-1
-    """Learning rate of log Z."""
+    """Learning rate of log Z where it is learned by the gradient (--agent.log-z-from gradient)."""
 
     def unread(self) -> frozenset[str]:
         return frozenset({"log_z_lr"}) if self.log_z_from == "batch" else frozenset()
