@@ -1,10 +1,11 @@
-"""Checks of arguments; their messages name the argument, its value and the allowed values."""
+"""Checks of arguments and of optional packages; their messages name what is wrong and what is allowed."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -46,3 +47,20 @@ def integer_at_least(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
     return int(value)
+
+
+def require(module: str, package: str, extra: str, without: str) -> Any:
+    """Return an optional module, or raise `ModuleNotFoundError` that says which extra of this project brings it.
+
+    Args:
+        module: its name.
+        package: what the message calls it.
+        extra: the extra.
+        without: a sentence on what does without it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"This needs {package}, which is not installed: pip install 'gfn-envs[{extra}]'. {without}"
+        ) from error

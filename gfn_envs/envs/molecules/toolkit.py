@@ -5,16 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from gfn_envs.errors import require
+
 
 def require_rdkit() -> Any:
     """Return the module `rdkit.Chem`, or raise `ModuleNotFoundError` that says which extra brings it."""
-    try:
-        return importlib.import_module("rdkit.Chem")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "This needs RDKit, which is not installed: pip install 'gfn-envs[molecules]'. Steps, masks and the gap "
-            "reward of gfn/QM9-v0 do without."
-        ) from error
+    return require("rdkit.Chem", "RDKit", "molecules", "Steps, masks and the gap reward of gfn/QM9-v0 do without.")
 
 
 def logs_blocked() -> Any:

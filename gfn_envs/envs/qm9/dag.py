@@ -93,10 +93,10 @@ class QM9(MoleculeDAG):
             atoms can have no more.
         reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
-            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in rewards are `"gap"` and
-            `"unstrained-gap"`. `"xtb"` calculates the gap by
-            GFN2-xTB (`gfn_envs.envs.qm9.quantum`, extra `qm`), a second or less for a molecule, and puts it on the same
-            scale. It is asked as a callable is, best with `reward_workers`; `reward_floor` is e^-7.5 unless given.
+            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in rewards are `"gap"` and `"unstrained-gap"`.
+            `"xtb"` calculates the gap by GFN2-xTB (`gfn_envs.envs.qm9.quantum`, extra `qm`), a second or less for a
+            molecule, and puts it on the same scale. It is asked as a callable is, best with `reward_workers`;
+            `reward_floor` is e^-7.5 unless given.
     """
 
     metrics = ("molecules", "correlation")

@@ -21,6 +21,7 @@ import numpy as np
 
 from gfn_envs.envs.molecules.toolkit import logs_blocked, require_rdkit
 from gfn_envs.envs.qm9.scale import reward
+from gfn_envs.errors import require
 from gfn_envs.workers import Failure, Workers
 
 if TYPE_CHECKING:
@@ -85,13 +86,7 @@ class Calculation:
 
 def require_tblite() -> Any:
     """Return the module `tblite.interface`, or raise `ModuleNotFoundError` that says which extra brings it."""
-    try:
-        return importlib.import_module("tblite.interface")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "This needs tblite, which is not installed: pip install 'gfn-envs[qm]'. The reward gap of gfn/QM9-v0 does "
-            "without."
-        ) from error
+    return require("tblite.interface", "tblite", "qm", "The reward gap of gfn/QM9-v0 does without.")
 
 
 def calculate(smiles: str) -> Calculation:

@@ -6,7 +6,6 @@ targets and the scale of the energies. `NOTICE.md` says more on both.
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gfn_envs.errors import require
 from gfn_envs.packaged import read
 
 LETTERS = "ACGU"
@@ -53,13 +53,7 @@ PUBLISHED_LOG_Z: dict[float, tuple[float, ...]] = {
 
 def require_vienna() -> Any:
     """Return the module `RNA`, or raise `ModuleNotFoundError` that says which extra brings it."""
-    try:
-        return importlib.import_module("RNA")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "This needs ViennaRNA, which is not installed: pip install 'gfn-envs[rna]'. Strands of length 8 for the "
-            "published targets 1 to 4 do without."
-        ) from error
+    return require("RNA", "ViennaRNA", "rna", "Strands of length 8 for the published targets 1 to 4 do without.")
 
 
 def energies(target: str, strands: Sequence[str]) -> np.ndarray:
