@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from own_modules import own_modules
-from wanderers import built, generator, small
+from wanderers import built, distances, generator, small
 
 from agents.config import Config, check_config, usual, with_values
 from agents.registry import SAMPLERS, bare
@@ -13,8 +13,6 @@ from agents.runs.train import main, method_of
 from agents.sampling.mixture import Mixture, mixture
 from agents.sampling.replay import Replay
 from agents.settings import InvalidSettingError, field_types, meanings
-from gfn_envs import enumerate_dag
-from gfn_envs.metrics import total_variation
 
 BOTH = "random-stop+replay"
 OWN = """
@@ -158,11 +156,8 @@ def test_a_part_that_the_environment_cannot_serve_says_so() -> None:
 def test_a_small_grid_is_learned_from_a_mixture(agent: str) -> None:
     given = {"env_kwargs": '{"dim": 2, "side": 3}', "network.width": 32, "epsilon": 0.0, "agent.lr": 0.01}
     trainer = built(small(BOTH, agent, "uniform", **given, **{"sampler.random_stop_share": 0.5}))
-    e = enumerate_dag(trainer.dag)
-    start = total_variation(e.terminal_distribution(trainer.agent.policy()), e.target)
-    for _ in range(200):
-        trainer.step()
-    assert total_variation(e.terminal_distribution(trainer.agent.policy()), e.target) < 0.05 < start / 8
+    start, end = distances(trainer, 200)
+    assert end < 0.05 < start / 8
 
 
 def test_equal_parts_have_one_class_of_settings() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from true_flows import Flow
-from wanderers import Wanderer, built, generator, small
+from wanderers import Wanderer, built, distances, generator, small
 
 from agents.model import build_model, make_dag
 from agents.registry import AGENTS
@@ -16,7 +16,6 @@ from agents.sampling.mixture import Mixture
 from agents.sampling.rollout import Trajectories, rollout
 from agents.teacher import Teacher, teacher_log_reward
 from agents.trainer import Trainer
-from gfn_envs import enumerate_dag
 from gfn_envs.metrics import total_variation
 
 
@@ -178,8 +177,5 @@ def test_the_memory_of_the_teacher_is_counted(name: str) -> None:
 def test_a_small_grid_is_learned_with_a_teacher(agent: str) -> None:
     given = {"env_kwargs": '{"dim": 2, "side": 3}', "network.width": 32, "epsilon": 0.0, "agent.lr": 0.01}
     trainer = built(small("teacher", agent, "uniform", **given))
-    e = enumerate_dag(trainer.dag)
-    start = total_variation(e.terminal_distribution(trainer.agent.policy()), e.target)
-    for _ in range(200):
-        trainer.step()
-    assert total_variation(e.terminal_distribution(trainer.agent.policy()), e.target) < 0.05 < start / 8
+    start, end = distances(trainer, 200)
+    assert end < 0.05 < start / 8

@@ -16,6 +16,7 @@ from agents.sampling.categorical import log_prob
 from agents.sampling.rollout import Policy
 from agents.trainer import Trainer
 from gfn_envs import DAG, enumerate_dag
+from gfn_envs.metrics import total_variation
 
 NO_NETWORK = cast(Network, None)
 
@@ -74,3 +75,16 @@ def small(sampler: str, agent: str = "db", backward: str = "tlm", **values: Any)
 
 def built(config: Config) -> Trainer:
     return build_trainer(config, make_dag(config))
+
+
+def distances(trainer: Trainer, iterations: int) -> tuple[float, float]:
+    """Train, and return the exact total variation between policy and target before and after."""
+    e = enumerate_dag(trainer.dag)
+
+    def now() -> float:
+        return total_variation(e.terminal_distribution(trainer.agent.policy()), e.target)
+
+    start = now()
+    for _ in range(iterations):
+        trainer.step()
+    return start, now()
