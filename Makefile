@@ -35,10 +35,11 @@ attack: .venv  ## kills, full disks, broken files, hostile input, leaks; ATTACK_
 
 gpu: .venv  ## on a CUDA device: the tests that need one, then the speed of each environment at three batch sizes
 	$(BIN)/python -m pytest -m gpu tests/gpu
-	for env in $$($(BIN)/python -c 'import gfn_envs; print(*gfn_envs.registered())'); do for size in 16 256 4096; do \
-		echo "$$env, $$size trajectories an iteration"; \
-		$(BIN)/python -m agents.runs.bench --device cuda --env $$env --batch-size $$size --pairs db-tlm mdqn-tlm --seconds 2 || exit 1; \
-	done; done
+	for graphs in --no-cuda-graphs --cuda-graphs; do \
+		echo "training with $$graphs"; \
+		$(BIN)/python -m agents.runs.bench --device cuda --env all --batch-size 16 256 4096 --pairs db-tlm --parts training \
+			--seconds 1 --rounds 1 --warm-up 5 $$graphs || exit 1; \
+	done
 
 PURELIB = python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 

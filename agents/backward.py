@@ -96,9 +96,9 @@ class ExactMaxent(Backward):
 
     def log_prob(self, outputs: Outputs, backward_actions: Tensor) -> Tensor:
         parents, _ = self.dag.backward_step(outputs.states, backward_actions)
-        # s0 has no parent: stay there, so that the result is 0.
-        has_parent = self.dag.backward_action_mask(outputs.states).any(1, keepdim=True)
-        parents = torch.where(has_parent, parents, outputs.states)
+        # Where the action is illegal, as at s0 and in padding, stay there, so that the result is 0.
+        legal = self.dag.backward_action_mask(outputs.states).gather(1, backward_actions.unsqueeze(1))
+        parents = torch.where(legal, parents, outputs.states)
         return self.count(parents) - self.count(outputs.states)
 
     def logits(self, states: Tensor) -> Tensor:

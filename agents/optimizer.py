@@ -43,7 +43,17 @@ class Optimizer:
     def adam(self) -> torch.optim.Adam:
         """Torch's optimizer, made on first use so that sampling alone does not wait for its imports."""
         fused = self.parameters[0].device.type in ("cpu", "cuda")
-        return torch.optim.Adam(self._groups, weight_decay=self.weight_decay, fused=fused)
+        adam = torch.optim.Adam(self._groups, weight_decay=self.weight_decay, fused=fused)
+        self._place_rates(adam)
+        return adam
+
+    def _place_rates(self, adam: torch.optim.Adam) -> None:
+        """Put the learning rates on a GPU as tensors, so that a recorded step reads those of the time of the replay."""
+        device = self.parameters[0].device
+        for group in adam.param_groups:
+            on_gpu = device.type == "cuda"
+            group["lr"] = torch.as_tensor(group["lr"], device=device) if on_gpu else float(group["lr"])
+            group["capturable"] = on_gpu
 
     def minimise(self, loss: Tensor) -> None:
         """Take one step down the gradient of the scalar `loss`."""
@@ -59,12 +69,14 @@ class Optimizer:
                 group["lr"] *= self.decay
 
     def state_dict(self) -> dict:
-        """Return Adam's state, including the learning rates."""
-        return self.adam.state_dict()
+        """Return Adam's state, including the learning rates, which are numbers."""
+        state = self.adam.state_dict()
+        return {**state, "param_groups": [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.adam.load_state_dict(state)
+        self._place_rates(self.adam)
 
 
 @dataclass(frozen=True)

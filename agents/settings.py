@@ -24,7 +24,8 @@ class Bounds:
 class Settings:
     """The base class of a group of settings; a subclass is a frozen dataclass whose fields have defaults.
 
-    A field is a bool, an int, a float, a str, a `Literal` of strings, or a tuple of strings.
+    A field is a bool, an int, a float, a str, a `Literal` of strings, or a tuple of any of these. `Bounds` of a tuple
+    hold for each of its items.
     """
 
     def unread(self) -> frozenset[str]:
@@ -91,8 +92,9 @@ def check(settings: Any, usual: Any, prefix: str = "", choice: str = "") -> None
         if name in skipped and value != defaults[name]:
             raise InvalidSettingError(f"{flag} {value} has no effect{choice and ' with ' + choice}: leave it out.")
         for bounds in getattr(types[name], "__metadata__", ()):
-            if isinstance(bounds, Bounds) and not bounds.low <= value <= bounds.high:
-                raise InvalidSettingError(f"{flag} must lie in {bounds.low:g} .. {bounds.high:g}, got {value!r}.")
+            for item in (value if isinstance(value, tuple) else (value,)) if isinstance(bounds, Bounds) else ():
+                if not bounds.low <= item <= bounds.high:
+                    raise InvalidSettingError(f"{flag} must lie in {bounds.low:g} .. {bounds.high:g}, got {item!r}.")
 
 
 def flag_of(name: str) -> str:
@@ -114,9 +116,11 @@ def _converted(name: str, annotation: Any, value: Any) -> Any:
             raise InvalidSettingError(f"{flag_of(name)} must be one of {', '.join(known)}, got {value!r}.")
         return value
     if typing.get_origin(bare) is tuple:
-        if not (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)):
-            raise InvalidSettingError(f"{flag_of(name)} must be a list of strings, got {value!r}.")
-        return tuple(value)
+        item_type = typing.get_args(bare)[0]
+        if not isinstance(value, list | tuple) or (item_type is str and not all(isinstance(x, str) for x in value)):
+            what = " of strings" if item_type is str else ""
+            raise InvalidSettingError(f"{flag_of(name)} must be a list{what}, got {value!r}.")
+        return tuple(_converted(name, item_type, item) for item in value)
     if bare is float and type(value) is int:
         return float(value)
     if type(value) is not bare:

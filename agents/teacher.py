@@ -59,7 +59,7 @@ class Teacher(Sampler):
         self.optimizer = settings.optimizer(self.network, weights, (self.flow.parameters(), settings.log_z_lr))
 
     def extend(
-        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+        self, agent: Walker, collected: Collected, epsilon: float | Tensor, generator: torch.Generator | None
     ) -> Collected:
         if self.num_taught == 0:
             return collected

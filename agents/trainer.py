@@ -19,11 +19,12 @@ from agents.evaluation.evaluator import Evaluator
 from agents.evaluation.gflownet import GFlowNet
 from agents.evaluation.metric import Column, leading, run_columns
 from agents.model import Model
+from agents.recording import Recording
 from agents.sampling.buffer import Batch, RolloutBuffer
 from agents.sampling.categorical import host_is_free
 from agents.sampling.random_state import get_state, make_generator, set_state
 from agents.sampling.rollout import Trajectories
-from agents.sampling.samplers import Sampler
+from agents.sampling.samplers import Collected, Sampler
 from gfn_envs.dag import log_rewards_or_error
 
 CHECK_EVERY = 100
@@ -40,7 +41,7 @@ class Means:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add one value to the mean of each name in `values`."""
         for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
+            self._sums[name] = self._sums.get(name, 0.0) + value.double()
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
@@ -76,6 +77,8 @@ class Trainer:
         self.dag, self.network, self.targets = model.parts.dag, model.parts.network, model.parts.targets
         self.agent, self.backward = model.agent, model.backward
         self.generator = make_generator(self.dag.device, distributed.own_seed(config.seed))
+        self._epsilon = torch.zeros((), device=self.dag.device)
+        self._recording = Recording(self._work, [self.generator] if self.generator else [])
         self.iteration = self.reward_calls = 0
         self.seconds = self._seconds_at_evaluation = 0.0
         self._iteration_at_evaluation = 0
@@ -102,24 +105,54 @@ class Trainer:
 
     def collect(self) -> Batch:
         """Obtain the trajectories of an iteration, put them into the buffer, and return them."""
-        batch, reward_calls = self.sampler.collect(self.agent, self.epsilon(), self.generator)
+        return self._counted(self._obtain(self.epsilon()))
+
+    def _obtain(self, epsilon: float | Tensor) -> Collected:
+        """Do so, with random actions of probability `epsilon`, but count no rewards."""
+        collected = self.sampler.collect(self.agent, epsilon, self.generator)
+        self.buffer.add(collected.batch)
+        return collected
+
+    def _counted(self, collected: Collected) -> Batch:
+        """Count the rewards that were asked for, and return the batch."""
+        self.reward_calls += collected.reward_calls * distributed.size()
+        return collected.batch
+
+    def _learn(self) -> dict[str, Tensor]:
+        """Take the learning steps of an iteration, and return what they tell."""
+        taught = self.sampler.update(self.agent, self.buffer)
+        told = self.backward.update(self.buffer)
+        return {**self.agent.update(self.buffer), **told, **taught}
+
+    def _work(self) -> tuple[Collected, dict[str, Tensor]]:
+        """Do what of an iteration is recorded."""
+        return self._obtain(self._epsilon), self._learn()
+
+    def _replay(self) -> tuple[Batch, dict[str, Tensor]]:
+        """Do an iteration from the record, or while it is made."""
+        self._epsilon.fill_(self.epsilon())
+        recorded, told = self._recording()
+        batch = Batch.of(self._counted(recorded).all.copy())
         self.buffer.add(batch)
-        self.reward_calls += reward_calls * distributed.size()
-        return batch
+        return batch, told
 
     def step(self) -> None:
         """Do one iteration."""
-        batch = self.collect()
-        if host_is_free(self.dag.device):
-            self._check_rewards(batch.all)
-        self.evaluator.add(batch.fresh)
-        if self.iteration >= self.config.learning_starts:
-            taught = self.sampler.update(self.agent, self.buffer)
-            told = self.backward.update(self.buffer)
-            self._means.add({**self.agent.update(self.buffer), **told, **taught})
-            self.targets.update()
+        learns, told = self.iteration >= self.config.learning_starts, {}
+        if learns and self.config.cuda_graphs:
+            batch, told = self._replay()
         else:
-            self.agent.observe(self.buffer)
+            batch = self.collect()
+            if host_is_free(self.dag.device):
+                self._check_rewards(batch.all)
+            if learns:
+                told = self._learn()
+            else:
+                self.agent.observe(self.buffer)
+        self.evaluator.add(batch.fresh)
+        if learns:
+            self._means.add(told)
+            self.targets.update()
         self.iteration += 1
         if host_is_free(self.dag.device):
             self._check_losses()

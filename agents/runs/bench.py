@@ -1,4 +1,4 @@
-"""Speed of training, rollouts and the vector environment: python -m agents.runs.bench [--env gfn/QM9-v0].
+"""Speed of training, rollouts and the vector environment: python -m agents.runs.bench [--env gfn/QM9-v0 gfn/SEH-v0].
 
 It prints the median of some rounds. Compare ratios of runs made side by side on an idle machine, not single numbers.
 """
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -24,6 +24,7 @@ from agents.model import resolve_device
 from agents.runs import command
 from agents.sampling.rollout import rollout
 from agents.settings import Bounds, Settings, check
+from gfn_envs import memory
 from gfn_envs.dag import DAG
 
 
@@ -39,14 +40,18 @@ class Options(Settings):
     """CPU threads of torch."""
     device: str = "cpu"
     """Where the DAG and the networks live."""
-    env: str = "gfn/Hypergrid-v0"
-    """Id of the environment."""
+    cuda_graphs: bool = False
+    """Record iterations of training and replay them, where a run allows it."""
+    env: tuple[str, ...] = ("gfn/Hypergrid-v0",)
+    """Ids of the environments; all takes every registered one."""
     env_kwargs: str = "{}"
-    """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
+    """Keyword arguments of the environments as JSON, such as '{"dim": 2, "side": 8}'."""
     preset: str = "default"
     """Named defaults of the training: default, or paper."""
-    batch_size: Annotated[int, Bounds(0, 10**7)] = 0
-    """Trajectories per iteration; 0 takes the preset's."""
+    batch_size: Annotated[tuple[int, ...], Bounds(0, 10**7)] = (0,)
+    """Trajectories per iteration, one or several numbers; 0 takes the preset's."""
+    parts: tuple[Literal["training", "rollouts", "vector"], ...] = ("training", "rollouts", "vector")
+    """What to measure: training of the pairs, random rollouts, the vector environment."""
     pairs: tuple[str, ...] = ("db-naive", "db-tlm", "subtb-tlm", "tb-tlm", "mdqn-uniform", "mdqn-tlm")
     """Agents and backward policies to train, each as AGENT-BACKWARD."""
     warm_up: Annotated[int, Bounds(0, 10**9)] = 50
@@ -56,9 +61,13 @@ class Options(Settings):
         """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
         return json_object("--env-kwargs", self.env_kwargs)
 
-    def dag(self) -> DAG:
-        """Return the environment."""
-        return gfn_envs.make(self.env, device=resolve_device(self.device), **self.keywords())
+    def envs(self) -> list[str]:
+        """Return the ids of the environments."""
+        return gfn_envs.registered() if self.env == ("all",) else list(self.env)
+
+    def dag(self, env: str) -> DAG:
+        """Return an environment."""
+        return gfn_envs.make(env, device=resolve_device(self.device), **self.keywords())
 
 
 def per_second(work: Callable[[], float], options: Options) -> list[float]:
@@ -74,8 +83,8 @@ def per_second(work: Callable[[], float], options: Options) -> list[float]:
     return rates
 
 
-def training(agent: str, backward: str, options: Options) -> None:
-    """Print iterations per second of one pair with a fresh network, and CPU time per visited state."""
+def training(env: str, agent: str, backward: str, batch_size: int, options: Options) -> None:
+    """Print iterations and trajectories per second of one pair with a fresh network, and CPU time per visited state."""
     values: dict[str, Any] = {
         "eval.max_exact_edges": 0,
         "eval.elbo_samples": 0,
@@ -83,35 +92,36 @@ def training(agent: str, backward: str, options: Options) -> None:
         "device": options.device,
         "env_kwargs": options.env_kwargs,
         "learning_starts": 0,
+        "cuda_graphs": options.cuda_graphs,
     }
-    if options.batch_size:
-        values["batch_size"] = options.batch_size
-    settings = with_values(usual(options.env, agent, backward, preset=options.preset), values)
-    trainer = build_trainer(settings, options.dag())
+    if batch_size:
+        values["batch_size"] = batch_size
+    settings = with_values(usual(env, agent, backward, preset=options.preset), values)
+    trainer = build_trainer(settings, options.dag(env))
     for _ in range(options.warm_up):
         trainer.step()
-    steps = iterations = 0
+    steps, iterations = trainer.buffer.newest.mask.sum() * 0, 0
     started = time.process_time()
 
     def iteration() -> float:
         nonlocal steps, iterations
         trainer.step()
-        steps, iterations = steps + int(trainer.buffer.newest.mask.sum()), iterations + 1
+        steps, iterations = steps + trainer.buffer.newest.mask.sum(), iterations + 1
         return 1.0
 
-    rates = per_second(iteration, options)
+    rate = statistics.median(per_second(iteration, options))
     trajectories = iterations * settings.batch_size
-    milliseconds = 1e3 * (time.process_time() - started) / (steps + trajectories)
+    length = float(steps) / trajectories
+    milliseconds = 1e3 * (time.process_time() - started) / (trajectories * (length + 1))
+    rates = f"{rate:8.2f} iterations/s of {settings.batch_size}, {rate * settings.batch_size:,.0f} trajectories/s"
     print(
-        f"{agent + ' ' + backward:16} {statistics.median(rates):8.2f} iterations/s of {settings.batch_size}, "
-        f"{milliseconds:.3f} CPU ms a state, mean length {steps / trajectories:.1f}",
-        flush=True,
+        f"{agent + ' ' + backward:16} {rates}, {milliseconds:.3f} CPU ms a state, mean length {length:.1f}", flush=True
     )
 
 
-def random_rollouts(num_envs: int, options: Options) -> None:
+def random_rollouts(env: str, num_envs: int, options: Options) -> None:
     """Print useful steps of the uniformly random policy per second, and per second of CPU time."""
-    dag = options.dag()
+    dag = options.dag(env)
     logits = torch.zeros(1, dag.num_actions, device=dag.device)
     generator = torch.Generator(dag.device).manual_seed(0)
 
@@ -129,11 +139,11 @@ def random_rollouts(num_envs: int, options: Options) -> None:
     print(f"random rollouts, {num_envs:6} environments: {rate:12,.0f} steps/s, {of_cpu:12,.0f} a second of CPU time")
 
 
-def vector_environment(num_envs: int, options: Options) -> None:
+def vector_environment(env: str, num_envs: int, options: Options) -> None:
     """Print steps per second of the native vector environment, and its ratio to the synchronous one."""
     rates = {}
     for mode in ("vector_entry_point", "sync"):
-        envs = gymnasium.make_vec(options.env, num_envs=num_envs, vectorization_mode=mode, **options.keywords())
+        envs = gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode=mode, **options.keywords())
         _, info = envs.reset(seed=0)
         rng = np.random.default_rng(0)
 
@@ -155,12 +165,22 @@ def bench(options: Options) -> None:
     check(options, Options())
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    for pair in options.pairs:
-        agent, _, backward = pair.rpartition("-")
-        training(agent, backward, options)
-    for num_envs in (16, 1024, 4096, 16_384):
-        random_rollouts(num_envs, options)
-    vector_environment(1024, options)
+    for env in options.envs():
+        if len(options.envs()) > 1:
+            print(f"{env}:", flush=True)
+        for batch_size in options.batch_size if "training" in options.parts else ():
+            for pair in options.pairs:
+                agent, _, backward = pair.rpartition("-")
+                try:
+                    training(env, agent, backward, batch_size, options)
+                except Exception as error:
+                    if not memory.is_exhausted(error):
+                        raise
+                    print(f"{agent + ' ' + backward:16} {batch_size} trajectories an iteration do not fit into memory")
+        for num_envs in (16, 1024, 4096, 16_384) if "rollouts" in options.parts else ():
+            random_rollouts(env, num_envs, options)
+        if "vector" in options.parts:
+            vector_environment(env, 1024, options)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
 import shlex
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def draw(folder: RunFolder[Any], run: Run) -> list[Path]:
 def pictures(run: Run) -> dict[str, Figure | Image]:
     """Return the pictures that apply to a run, by name.
 
-    A picture is left out if it needs a package that is not installed.
+    A picture is left out if it needs a package that is not installed, or, with a warning, a library of the system.
     """
     gflownet = run.gflownet()
     drawers: dict[str, Drawer] = {"learning_curve": lambda: learning_curve(run.history, run.columns())}
@@ -94,8 +94,12 @@ def pictures(run: Run) -> dict[str, Figure | Image]:
         drawers["trajectories"] = lambda: trajectories(run.dag, policy, run.config.seed)
     drawn = {}
     for name, drawer in {**run.evaluator.pictures(gflownet), **drawers}.items():
-        with contextlib.suppress(ModuleNotFoundError):
+        try:
             drawn[name] = drawer()
+        except ModuleNotFoundError:
+            continue
+        except ImportError as error:
+            warnings.warn(f"{name}.png is left out: {error}.", stacklevel=2)
     return drawn
 
 

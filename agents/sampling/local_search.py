@@ -49,7 +49,7 @@ class LocalSearch(Replay):
         self.rounds, self.depth, self.metropolis = rounds, depth, metropolis
 
     def extend(
-        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+        self, agent: Walker, collected: Collected, epsilon: float | Tensor, generator: torch.Generator | None
     ) -> Collected:
         found = collected.batch.all
         states, rewards = found.terminal_states, LogRewards(found.log_reward, found.log_raw_reward)

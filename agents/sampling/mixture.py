@@ -36,7 +36,7 @@ class Mixture(Sampler):
         self.samplers = samplers
 
     def extend(
-        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+        self, agent: Walker, collected: Collected, epsilon: float | Tensor, generator: torch.Generator | None
     ) -> Collected:
         for sampler in self.samplers:
             collected = sampler.extend(agent, collected, epsilon, generator)

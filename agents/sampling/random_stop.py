@@ -40,7 +40,7 @@ class RandomStop(Sampler):
         self._stops = torch.arange(dag.num_actions, device=dag.device) == dag.stop_action
 
     def extend(
-        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+        self, agent: Walker, collected: Collected, epsilon: float | Tensor, generator: torch.Generator | None
     ) -> Collected:
         if self.num_stopped == 0:
             return collected

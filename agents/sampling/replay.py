@@ -99,7 +99,7 @@ class Replay(Sampler):
         self.store, self.top = store, top
 
     def extend(
-        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+        self, agent: Walker, collected: Collected, epsilon: float | Tensor, generator: torch.Generator | None
     ) -> Collected:
         found = collected.batch.all
         self.store.add(found.terminal_states, LogRewards(found.log_reward, found.log_raw_reward))

@@ -66,6 +66,10 @@ class Trajectories:
         """Return the fields by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
+    def copy(self) -> Trajectories:
+        """Return the same trajectories in memory of their own."""
+        return Trajectories(**{name: field.clone() for name, field in self.tensors().items()})
+
     def every(self, step: int, first: int) -> Trajectories:
         """Return every `step`-th trajectory from the one with index `first` on."""
         return Trajectories(**{name: field[first::step] for name, field in self.tensors().items()})
@@ -154,7 +158,7 @@ def rollout(
     policy: Policy,
     start: Tensor,
     generator: torch.Generator | None,
-    epsilon: float = 0.0,
+    epsilon: float | Tensor = 0.0,
     backward: bool = False,
     max_steps: int | None = None,
     rewards: LogRewards | None = None,
@@ -163,10 +167,11 @@ def rollout(
     """Walk from `start [B, d]` along `policy` until every trajectory ends, and return them in forward order.
 
     Forwards, `start` is s0 (`dag.reset(B)`) and the policy gives logits of actions. With `backward`, `start` holds
-    terminal states and the policy gives logits of backward actions. With probability `epsilon` a step takes a uniformly
-    random legal action. `allow` narrows what is legal for policy and random actions. After `max_steps` steps the walk
-    ends wherever it is. Where the `rewards [B]` of the last states are known, they are not asked for again. On other
-    devices than the CPU the walk always takes as many steps as it may, so the host never waits for the device.
+    terminal states and the policy gives logits of backward actions. With probability `epsilon`, a number or a scalar
+    tensor, a step takes a uniformly random legal action. `allow` narrows what is legal for policy and random actions.
+    After `max_steps` steps the walk ends wherever it is. Where the `rewards [B]` of the last states are known, they are
+    not asked for again. On other devices than the CPU the walk always takes as many steps as it may, so the host never
+    waits for the device.
     """
     limit = dag.max_steps if max_steps is None else min(max_steps, dag.max_steps)
     step, mask_of = (dag.backward_step, dag.backward_action_mask) if backward else (dag.step, dag.action_mask)
@@ -188,7 +193,7 @@ def rollout(
                 segments.begin(states, segments.rows[kept])
             all_alive = alive == width
         logits = policy(states)
-        if epsilon > 0:
+        if isinstance(epsilon, Tensor) or epsilon > 0:
             explore = torch.rand(width, 1, device=start.device, generator=generator) < epsilon
             logits = torch.where(explore, 0.0, logits)
         gumbel = next(noise, None)

@@ -64,18 +64,18 @@ class Sampler(ABC):
     def __init__(self, parts: Parts, batch_size: int, seen: Network) -> None:
         self.dag, self.batch_size, self.seen = parts.dag, batch_size, seen
 
-    def fresh(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Trajectories:
+    def fresh(self, agent: Walker, epsilon: float | Tensor, generator: torch.Generator | None) -> Trajectories:
         """Return `batch_size` trajectories of the current P_F, with random actions of probability `epsilon`."""
         return rollout(self.dag, agent.policy(self.seen), self.dag.reset(self.batch_size), generator, epsilon)
 
-    def collect(self, agent: Walker, epsilon: float, generator: torch.Generator | None) -> Collected:
+    def collect(self, agent: Walker, epsilon: float | Tensor, generator: torch.Generator | None) -> Collected:
         """Return the trajectories of an iteration: fresh ones, and those that `extend` puts beside them."""
         fresh = self.fresh(agent, epsilon, generator)
         return self.extend(agent, Collected(Batch.of(fresh), self.batch_size), epsilon, generator)
 
     @abstractmethod
     def extend(
-        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+        self, agent: Walker, collected: Collected, epsilon: float | Tensor, generator: torch.Generator | None
     ) -> Collected:
         """Return what was `collected` in this iteration with this sampler's own trajectories beside it."""
 
@@ -126,7 +126,7 @@ class OnPolicy(Sampler):
     """The trajectories that the current P_F samples, and no others."""
 
     def extend(
-        self, agent: Walker, collected: Collected, epsilon: float, generator: torch.Generator | None
+        self, agent: Walker, collected: Collected, epsilon: float | Tensor, generator: torch.Generator | None
     ) -> Collected:
         return collected
 

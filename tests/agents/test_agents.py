@@ -387,7 +387,7 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
 }
 """For each setting: a pair that reads it, what else it needs, and another value."""
 
-OUTSIDE = {"device", "threads", "preset", "metrics", "eval.samples"}
+OUTSIDE = {"device", "cuda_graphs", "threads", "preset", "metrics", "eval.samples"}
 """Settings that must not change the numbers; `preset` names defaults, which are settings of their own, and `metrics`
 measures more."""
 

@@ -316,7 +316,7 @@ def _outcome(folder: Path, *arguments: str) -> tuple[list[dict[str, Any]], dict[
 
 
 def test_every_setting_is_covered() -> None:
-    assert set(EFFECTS) | {"device", "threads", "preset", "metrics", "eval.samples"} == every_setting()
+    assert set(EFFECTS) | {"device", "cuda_graphs", "threads", "preset", "metrics", "eval.samples"} == every_setting()
 
 
 @pytest.mark.parametrize("name", EFFECTS)

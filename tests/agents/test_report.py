@@ -285,6 +285,8 @@ class Corner(agents.Metric):
 
     def pictures(self, gflownet):
         def draw():
+            if MISSING:
+                raise MISSING[0]
             figure = Figure()
             figure.subplots().bar([0], [self.latest])
             return figure
@@ -293,6 +295,7 @@ class Corner(agents.Metric):
     def tables(self, gflownet, seed):
         return {"corner": lambda: [("share", "note"), (f"{self.latest:.3f}", f"seed {seed}, as given")]}
 
+MISSING = []
 agents.register_metric("corner", "own_corner:Corner")
 """
 
@@ -325,6 +328,20 @@ def test_a_metric_from_outside_appears_wherever_the_run_is_shown(corner, tmp_pat
     assert "origin" in [axes.get_title() for axes in drawn(report.learning_curve(rows, columns))]
     assert imread(out / "corner.png").std() > 0.01
     assert (out / "corner.csv").read_text() == f'share,note\n{rows[-1]["at_origin"]:.3f},"seed 0, as given"\n'
+
+
+def test_a_picture_whose_library_the_system_lacks_is_left_out_with_a_warning(corner, tmp_path):
+    METRICS.find(corner)
+    missing = sys.modules["own_corner"].MISSING  # as RDKit's drawing says without X libraries
+    missing.append(ImportError("libXrender.so.1: cannot open shared object file"))
+    out = tmp_path / "run"
+    with pytest.warns(UserWarning, match=r"corner\.png is left out: libXrender\.so\.1: cannot open"):
+        assert main([*SHORT, "--metrics", corner, "--out", str(out)]) == 0
+    assert not (out / "corner.png").exists()
+    assert (out / "learning_curve.png").exists()
+    missing[:] = [ModuleNotFoundError("No module named 'rdkit'")]
+    assert main([*SHORT, "--metrics", corner, "--out", str(out), "--overwrite"]) == 0
+    assert not (out / "corner.png").exists()
 
 
 def test_a_replaced_run_leaves_no_file_behind_and_takes_no_other(corner, tmp_path):

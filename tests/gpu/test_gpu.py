@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 
 import pytest
 import torch
 from gradients import a_batch, gradients
-from pairs import DQNS, LAWFUL, POTENTIAL
+from pairs import DQNS, EVERYWHERE, unmeasured
 
 import gfn_envs
 from agents.build import build_trainer
-from agents.config import Config, usual, with_values
+from agents.config import Config, with_values
 from agents.model import make_dag
-from agents.registry import SAMPLERS
 from agents.sampling.rollout import Trajectories, rollout
 from agents.trainer import Trainer
 
@@ -25,23 +23,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
 ]
-
-ANYWHERE, SOMEWHERE = itertools.cycle(gfn_envs.registered()), itertools.cycle(["gfn/BayesNet-v0", "gfn/Hypergrid-v0"])
-EACH_SAMPLER = itertools.cycle([*SAMPLERS.names(), "teacher+replay"])
-STOPPING = ("random-stop",)
-"""The samplers that need a stop action, as both of `SOMEWHERE` have."""
-CASES = [
-    (agent, backward, next(SOMEWHERE if agent in POTENTIAL or sampler in STOPPING else ANYWHERE), sampler)
-    for (agent, backward), sampler in zip(LAWFUL, EACH_SAMPLER, strict=False)
-]
-"""Every pair, in turn on each environment at its default size and with each sampler."""
-
-
-def settings(agent: str, backward: str, env: str, sampler: str) -> Config:
-    """Return the settings of a run with the environment's defaults that enumerates and estimates nothing."""
-    config = usual(env, agent, backward, sampler=sampler)
-    off = {"eval.max_exact_edges": 0, "eval.elbo_samples": 0, "eval.slack_objects": 0, "learning_starts": 0}
-    return with_values(config, {"batch_size": 16, **off})
 
 
 def on(device: str, config: Config) -> Trainer:
@@ -60,11 +41,9 @@ def exactly() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("exactly")
-@pytest.mark.parametrize(("agent", "backward", "env", "sampler"), CASES)
+@pytest.mark.parametrize(("agent", "backward", "env", "sampler"), EVERYWHERE)
 def test_gradients_are_those_of_the_cpu(agent: str, backward: str, env: str, sampler: str) -> None:
-    config = settings(agent, backward, env, sampler)
-    if agent in DQNS:
-        config = with_values(config, {"agent.on_policy": True})
+    config = unmeasured(agent, backward, env, sampler)
     cpu, gpu = on("cpu", config), on(DEVICE, config)
     batch = a_batch(cpu)
     there = Trajectories(**{name: field.to(DEVICE) for name, field in batch.tensors().items()})
@@ -72,9 +51,13 @@ def test_gradients_are_those_of_the_cpu(agent: str, backward: str, env: str, sam
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * max(1.0, float(one.abs().max())))
 
 
-@pytest.mark.parametrize(("agent", "backward", "env", "sampler"), CASES)
-def test_no_step_waits_for_the_device(agent: str, backward: str, env: str, sampler: str) -> None:
-    run = on(DEVICE, settings(agent, backward, env, sampler))
+@pytest.mark.parametrize("on_policy", [True, False])
+@pytest.mark.parametrize(("agent", "backward", "env", "sampler"), EVERYWHERE)
+def test_no_step_waits_for_the_device(agent: str, backward: str, env: str, sampler: str, on_policy: bool) -> None:
+    if not on_policy and agent not in DQNS:
+        pytest.skip("it has no replay to turn on")
+    values = {} if on_policy else {"agent.on_policy": False}
+    run = on(DEVICE, unmeasured(agent, backward, env, sampler, **values))
     run.step()  # what is made on first use
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -83,6 +66,37 @@ def test_no_step_waits_for_the_device(agent: str, backward: str, env: str, sampl
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert bool(run.agent.log_z().isnan()) or bool(run.agent.log_z().isfinite())
+
+
+@pytest.mark.parametrize(
+    ("agent", "backward", "env"), [case[:3] for case in EVERYWHERE if case[1] != "pessimistic" and case[0] != "sac"]
+)
+def test_a_recorded_iteration_is_the_same(agent: str, backward: str, env: str) -> None:
+    still = {"agent.lr": 0.0, "backward.lr": 0.0, "epsilon": 0.5, "epsilon_end": 0.1, "epsilon_trajectories": 160}
+    config = unmeasured(agent, backward, env)
+    config = with_values(config, {name: value for name, value in still.items() if name in config.flat()})
+    eager, recorded = on(DEVICE, config), on(DEVICE, with_values(config, {"cuda_graphs": True}))
+    for _ in range(8):
+        eager.step()
+        recorded.step()
+        found, expected = recorded.buffer.newest.tensors(), eager.buffer.newest.tensors()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(recorded.generator.get_state(), eager.generator.get_state())
+    torch.testing.assert_close(recorded._means.read(), eager._means.read(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("agent", ["tb", "db", "subtb", "mdqn"])
+def test_a_recorded_run_learns_and_its_rate_decays(agent: str) -> None:
+    grid = {"env_kwargs": '{"dim": 2, "side": 8}', "eval.max_exact_edges": 10**5, "batch_size": 64}
+    config = unmeasured(agent, "tlm", "gfn/Hypergrid-v0", **grid, **{"agent.lr_decay": 0.999})
+    run = on(DEVICE, with_values(config, {"cuda_graphs": True}))
+    rates = run.agent.optimizer.adam.param_groups[0]
+    before, rate = run.evaluate()["total_variation_exact"], float(rates["lr"])
+    for _ in range(600):
+        run.step()
+    assert run.evaluate()["total_variation_exact"] < 0.3 < before
+    assert float(rates["lr"]) == pytest.approx(rate * 0.999**600, rel=1e-3)
+    assert run.reward_calls == 600 * 64
 
 
 def test_rewards_are_those_of_the_cpu() -> None:

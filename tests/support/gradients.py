@@ -21,8 +21,9 @@ def a_batch(run: Trainer, num: int = 16) -> Trajectories:
 
 
 def _drawn(buffer: RolloutBuffer, n: int) -> tuple[Transitions, Tensor, Tensor]:
-    """Stand in for a draw from the ring: the first of its edges, this process's share of them."""
-    at = torch.arange(n, device=buffer.priorities.device) + n * distributed.rank()
+    """Stand in for a draw from the ring: its edges in turn, this process's share of them."""
+    edges = buffer.priorities.nonzero().squeeze(1)
+    at = edges[(torch.arange(n, device=edges.device) + n * distributed.rank()) % len(edges)]
     return Transitions(**{name: field[at] for name, field in buffer.ring.items()}), at, torch.ones_like(at.float())
 
 

@@ -1,19 +1,21 @@
 """Settings of small, fast runs of every pair of an agent and a backward policy."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import gfn_envs
 from agents.build import build_trainer
 from agents.config import CHOICES, Config, usual, with_values
 from agents.evaluation.settings import EvaluationSettings
 from agents.model import make_dag
 from agents.objectives.dqn import SoftDQNSettings
 from agents.objectives.sac import SoftActorCriticSettings
-from agents.registry import AGENTS, BACKWARD
+from agents.registry import AGENTS, BACKWARD, SAMPLERS
 from agents.settings import field_types
 from agents.trainer import Trainer
 
@@ -41,6 +43,25 @@ def without(*agents: str) -> list[Any]:
 DQNS = [name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftDQNSettings)]
 REPLAYING = [*DQNS, *(name for name in AGENTS.names() if issubclass(AGENTS.find(name), SoftActorCriticSettings))]
 """The agents that learn from replayed transitions unless told otherwise."""
+
+_ANYWHERE = itertools.cycle(gfn_envs.registered())
+_SOMEWHERE = itertools.cycle(["gfn/BayesNet-v0", "gfn/Hypergrid-v0"])
+_EACH_SAMPLER = itertools.cycle([*SAMPLERS.names(), "teacher+replay"])
+_NEED_STOP = ("random-stop",)
+"""The samplers that need a stop action, as both of `_SOMEWHERE` have."""
+EVERYWHERE = [
+    (agent, backward, next(_SOMEWHERE if agent in POTENTIAL or sampler in _NEED_STOP else _ANYWHERE), sampler)
+    for (agent, backward), sampler in zip(LAWFUL, _EACH_SAMPLER, strict=False)
+]
+"""Every pair, in turn on each environment at its default size and with each sampler."""
+
+
+def unmeasured(agent: str, backward: str, env: str, sampler: str = "on-policy", **values: Any) -> Config:
+    """Return the settings of a run with the environment's defaults that enumerates and estimates nothing."""
+    off = {"eval.max_exact_edges": 0, "eval.elbo_samples": 0, "eval.slack_objects": 0, "learning_starts": 0}
+    if agent in DQNS:
+        off["agent.on_policy"] = True
+    return with_values(usual(env, agent, backward, sampler=sampler), {"batch_size": 16, **off, **values})
 
 
 def owned(kind: str, name: str) -> set[str]:
