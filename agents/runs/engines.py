@@ -68,6 +68,7 @@ class Local(Engine):
         return len(self._processes) < self._jobs
 
     def start(self, folder: Path, work: Work) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         process = self._context.Process(target=_in_own_process, args=(folder, work, dict(os.environ)))
         process.start()
         self._processes[folder] = process

@@ -24,8 +24,9 @@ PATIENCE = 60.0
 class RayEngine(Engine):
     """Ray tasks.
 
-    Every node must reach the folder of the runs under the same path. Where a node dies, Ray starts its tasks on
-    another one, and runs go on from their last checkpoint.
+    Every node must reach the folder of the runs under the same path, unless the work itself brings its files
+    (`agents.runs.storage`). Where a node dies, Ray starts its tasks on another one, and runs go on from their last
+    checkpoint.
 
     Args:
         jobs: number of tasks at a time; 0 for as many as Ray places.
@@ -94,6 +95,7 @@ def _demand_listener(address: str) -> None:
 
 
 def _as_task(folder: Path, work: Work) -> int:
+    folder.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + PATIENCE
     while FolderLock(folder).is_taken() and time.monotonic() < end:
         time.sleep(0.5)

@@ -24,6 +24,7 @@ from agents.config import json_object
 from agents.runs import command, suite
 from agents.runs.engines import Engine, EngineOptions, stoppable
 from agents.runs.lock import FolderLock
+from agents.runs.storage import Storage
 from agents.runs.suite import BUSY, WRONG_INPUT, Cell, log_file, run_cell
 from gfn_envs.registry import find
 
@@ -86,7 +87,10 @@ class Options(EngineOptions):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
-    """Folder for the folders of the runs, by default runs/SUITE; Ray's nodes must share it."""
+    """Folder for the folders of the runs, by default runs/SUITE; Ray's nodes must share it, or a --storage."""
+    storage: Annotated[str, tyro.conf.arg(metavar="URL")] = ""
+    """Where runs keep their files while they run, for machines without a common disk, such as s3://bucket/runs; what
+    has ended comes to --out."""
     progress: command.FLAG = True
     """Show no progress bar."""
 
@@ -178,11 +182,22 @@ def sweep(options: Options) -> int:
     if strays := suite.strays(out, cells):
         print(f"{len(strays)} runs in {out} are not of this suite, such as {strays[0]}; they stay.", file=sys.stderr)
     waiting = [cell for cell, how in found.items() if how != "finished"]
+    storage = Storage(options.storage) if options.storage else None
+    if storage:
+        _check_storage(storage, waiting)
     engine = options.open_engine()
     for cell in waiting:
         if found[cell] == "waiting":
             cell.write_settings(out)
-    return stoppable(engine, lambda: _run(engine, waiting, len(wanted), out, options.progress))
+    return stoppable(engine, lambda: _run(engine, waiting, len(wanted), out, options.progress, storage))
+
+
+def _check_storage(storage: Storage, cells: list[Cell]) -> None:
+    """Raise `ValueError` if the storage holds one of the runs with other settings."""
+    for cell in cells:
+        there = storage.settings(cell.name)
+        if there is not None and cell.config.differences(type(cell.config).from_json(there)):
+            raise ValueError(f"--storage {storage.url} holds {cell.id} with other settings: name another place.")
 
 
 class Progress:
@@ -209,9 +224,12 @@ class Progress:
         self._bar.close()
 
 
-def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: bool) -> int:
+def _run(
+    engine: Engine, cells: list[Cell], total: int, out: Path, progress: bool, storage: Storage | None = None
+) -> int:
     by_folder = {out / cell.name: cell for cell in cells}
     waiting = deque(by_folder)
+    places: dict[Path, Path] = {}
     tries: Counter[Path] = Counter()
     bar = Progress(total, total - len(cells), progress)
     try:
@@ -219,10 +237,21 @@ def _run(engine: Engine, cells: list[Cell], total: int, out: Path, progress: boo
             while engine.has_room() and (folder := _next(waiting)):
                 tries[folder] += 1
                 _failure(folder).unlink(missing_ok=True)
-                engine.start(folder, partial(run_cell, folder.resolve(), by_folder[folder].config.kind))
+                cell = by_folder[folder]
+                if storage and storage.settings(cell.name) is None:
+                    storage.put(cell.name, folder, {})
+                if storage:
+                    place, work = storage.scratch(cell.name), storage.work(cell.name, cell.config.kind)
+                else:
+                    place, work = folder, partial(run_cell, folder.resolve(), cell.config.kind)
+                places[place] = folder
+                engine.start(place, work)
             bar.show(engine.running())
             time.sleep(0.1)
-            for folder, code in engine.ended().items():
+            for place, code in engine.ended().items():
+                folder = places[place]
+                if storage:
+                    storage.get(by_folder[folder].name, folder)
                 if code == 0:
                     bar.end()
                 elif code == BUSY:

@@ -8,8 +8,13 @@ from gradients import a_batch, gradients
 from padding import padding_stays
 from pairs import EVERYWHERE, built, unmeasured
 
+CASES = [
+    pytest.param(*case, marks=() if case[1] == "maxent" or case[0] == "mdqn" else pytest.mark.slow)
+    for case in EVERYWHERE
+]
 
-@pytest.mark.parametrize(("agent", "backward", "env", "sampler"), EVERYWHERE)
+
+@pytest.mark.parametrize(("agent", "backward", "env", "sampler"), CASES)
 def test_padding_changes_no_gradient(agent: str, backward: str, env: str, sampler: str) -> None:
     run = built(unmeasured(agent, backward, env, sampler))
     with pytest.MonkeyPatch.context() as patch:

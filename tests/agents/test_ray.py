@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.runs import sweep
+from agents.runs.storage import SCRATCH
 
 ray = pytest.importorskip("ray")
 
@@ -31,10 +32,11 @@ def figures(out: Path) -> dict[str, list[dict[str, float]]]:
 
 
 @pytest.fixture
-def cluster() -> Iterator[object]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """Two nodes on this machine with a CPU each, to which this process is connected."""
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv(SCRATCH, str(tmp_path / "scratch"))
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
@@ -44,20 +46,23 @@ def cluster() -> Iterator[object]:
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_loses_nothing(tmp_path: Path, cluster) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_node_that_dies_loses_nothing(tmp_path: Path, cluster, stored: bool) -> None:
     out = tmp_path / "ray"
+    kept = tmp_path / "store" if stored else out
+    where = ["--storage", f"file://{kept}"] if stored else []
     killed: list[int] = []
 
     def kill() -> None:
         # Both nodes have a cell that is beyond its first checkpoint.
-        while len(begun := list(out.rglob("checkpoint.pt"))) < 2:
+        while len(begun := list(kept.rglob("checkpoint.pt"))) < 2:
             time.sleep(0.05)
         cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
-        killed.append(len(begun) - len(list(out.rglob("summary.json"))))
+        killed.append(len(begun) - len(list(kept.rglob("summary.json"))))
 
     thread = threading.Thread(target=kill)
     thread.start()
-    code = sweep.main([*GIVEN, "--engine", "ray", "--out", str(out)])
+    code = sweep.main([*GIVEN, *where, "--engine", "ray", "--out", str(out)])
     thread.join()
     logs = [log.read_text() for log in out.rglob("*.log")]
     assert code == 0, logs
