@@ -12,6 +12,7 @@ from agents.build import build_trainer
 from agents.config import usual, with_values
 from agents.model import make_dag
 from gfn_envs import enumerate_dag, make
+from gfn_envs.envs.qm9 import predict_gap
 
 CAPACITY = {1: 4, 2: 3, 3: 2, 4: 1}
 Graph = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
@@ -150,6 +151,45 @@ def test_true_flows_end_in_the_reward_or_in_the_reward_over_the_symmetry(max_ato
     torch.testing.assert_close(found[index], torch.tensor([law[g] for g in graphs]).double(), rtol=0, atol=1e-7)
     torch.testing.assert_close(e.target[e.terminal_rank[index]], found[index], rtol=0, atol=1e-7)
     assert float(flow[0]) == pytest.approx(math.log(total), abs=1e-5)
+
+
+def by_rdkit(graph: Graph) -> tuple[str, int]:
+    """The SMILES of a graph and its strain, counted bond by bond and atom by atom by RDKit."""
+    chem = pytest.importorskip("rdkit.Chem")
+    types, bonds = graph
+    mol = chem.RWMol()
+    for kind in types:
+        mol.AddAtom(chem.Atom(" CNOF"[kind]))
+    for i, j in itertools.combinations(range(len(types)), 2):
+        if bonds[i][j]:
+            mol.AddBond(i, j, chem.BondType.values[bonds[i][j]])
+    chem.FastFindRings(mol)
+    in_rings = {a.GetIdx(): [b for b in a.GetBonds() if b.IsInRing()] for a in mol.GetAtoms()}
+    strain = sum(b.IsInRing() and b.GetBondType() == chem.BondType.TRIPLE for b in mol.GetBonds())
+    for atom, ring in in_rings.items():
+        orders = sorted(b.GetBondTypeAsDouble() for b in ring)
+        fused = any(len(in_rings[b.GetOtherAtomIdx(atom)]) > 2 for b in ring)
+        strain += orders[-2:] == [2, 2] or (len(ring) > 2 and orders[-1] > 1 and not fused)
+    return chem.MolToSmiles(mol), strain + max(0, mol.GetNumBonds() - mol.GetNumAtoms() - 1)
+
+
+@pytest.mark.parametrize(
+    ("max_atoms", "reward", "log_z"),
+    [
+        (3, "unstrained-gap", 2.94744),
+        (3, "gap", 3.09046),
+        (4, "unstrained-gap", 4.95717),
+        (4, "gap", 5.22419),
+    ],
+)
+def test_log_z_is_that_of_a_sum_over_smiles(max_atoms: int, reward: str, log_z: float) -> None:
+    graphs = set().union(*levels(max_atoms)) - {EMPTY}
+    total = 0.0
+    for smiles, strain in map(by_rdkit, graphs):
+        r = (1 - (float(predict_gap(smiles)) - 0.1760) / 0.5975) / 2 ** (strain if reward == "unstrained-gap" else 0)
+        total += min(max(r, math.exp(-7.5)), 2) ** 10
+    assert math.log(total) == pytest.approx(log_z, abs=1e-4)
+    assert enumerate_dag(make("gfn/QM9-v0", max_atoms=max_atoms, reward=reward)).log_z == pytest.approx(log_z, abs=1e-4)
 
 
 @pytest.mark.parametrize("max_atoms", [3, 4])
