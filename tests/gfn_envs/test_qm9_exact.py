@@ -1,6 +1,7 @@
 """The atom-graph environment is exact: its classes, flows and laws against plain Python that shares no code."""
 
 import itertools
+import json
 import math
 from collections import defaultdict
 from functools import cache
@@ -206,10 +207,22 @@ def test_symmetry_and_masks_count_what_plain_python_counts(max_atoms: int) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("agent", "backward"), [("mdqn", "tlm"), ("db", "tlm"), ("tb", "uniform"), ("tb", "tlm")])
-def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(agent: str, backward: str) -> None:
+@pytest.mark.parametrize(
+    ("agent", "backward", "reward"),
+    [  # On "unstrained-gap" mdqn and db stay above the bound within this budget.
+        ("mdqn", "tlm", "gap"),
+        ("db", "tlm", "gap"),
+        ("tb", "uniform", "gap"),
+        ("tb", "tlm", "gap"),
+        ("tb", "uniform", "unstrained-gap"),
+        ("tb", "tlm", "unstrained-gap"),
+    ],
+)
+def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(
+    agent: str, backward: str, reward: str
+) -> None:
     changes = {
-        "env_kwargs": '{"max_atoms": 3}',
+        "env_kwargs": json.dumps({"max_atoms": 3, "reward": reward}),
         "trajectories": 96_000,
         "batch_size": 64,
         "epsilon": 0.5,
@@ -228,6 +241,6 @@ def test_a_trained_agent_samples_small_molecules_in_proportion_to_their_reward(a
     settings = with_values(usual("gfn/QM9-v0", agent, backward), changes)
     trainer = build_trainer(settings, make_dag(settings))
     trainer.train(lambda metrics: None, lambda: False, progress=False)
-    # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.15, one that misses the
+    # An untrained policy is off by 0.6; one that cannot choose the first atom stays above 0.13, one that misses the
     # ring of three oxygens, behind a chain that is seldom sampled, above 0.047.
     assert trainer.history[-1]["total_variation_exact"] < 0.045
