@@ -315,8 +315,8 @@ def test_exact_symmetry_adds_log_aut_and_reference_does_not() -> None:
         torch.testing.assert_close(dag.log_rewards(states).log_raw_reward.exp(), r)
 
 
-def test_the_built_in_reward_is_the_clipped_gap() -> None:
-    dag = QM9()
+def test_the_reward_gap_is_the_clipped_gap() -> None:
+    dag = QM9(reward="gap")
     _, ends = play(dag, 200, seed=6)
     gap = qm9_dag.load_gap_network("cpu")(*dag.layout.parts(ends))
     torch.testing.assert_close(dag.rewards(ends), (1 - (gap - 0.1760) / 0.5975).clamp(math.exp(-7.5), 2))
@@ -705,13 +705,14 @@ def _strain_by_a_loop(state: list[int], slots: int) -> int:
 
 @pytest.mark.parametrize("slots", [4, 9])
 def test_strain_is_that_of_a_loop_over_the_graph(slots: int) -> None:
-    dag = QM9(max_atoms=slots, reward="unstrained-gap")
+    dag = QM9(max_atoms=slots)
     ends = play(dag, 400)[1]
     found = dag.strain(ends)
     assert found.tolist() == [_strain_by_a_loop(state, slots) for state in ends.tolist()]
     assert len(found.unique()) > 1
-    expected = (QM9(max_atoms=slots).rewards(ends) * 0.5**found).clamp(min=math.exp(-7.5))
+    expected = (QM9(max_atoms=slots, reward="gap").rewards(ends) * 0.5**found).clamp(min=math.exp(-7.5))
     torch.testing.assert_close(dag.rewards(ends), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(QM9(max_atoms=slots, reward="unstrained-gap").rewards(ends), dag.rewards(ends))
 
 
 @pytest.mark.parametrize(
@@ -730,7 +731,7 @@ def test_strain_is_that_of_a_loop_over_the_graph(slots: int) -> None:
     ],
 )
 def test_strain_of_known_molecules(smiles: str, strain: int) -> None:
-    dag = QM9(reward="unstrained-gap")
+    dag = QM9()
     assert dag.strain(dag.from_smiles([smiles])).tolist() == [strain]
 
 

@@ -74,7 +74,7 @@ def test_what_is_no_molecule_is_an_error() -> None:
 
 
 def test_the_scale_is_that_of_the_predicted_gap() -> None:
-    dag = QM9()
+    dag = QM9(reward="gap")
     smiles = [RING, "CCO", "C", "O=C1C=CC(=O)C=C1"]
     torch.testing.assert_close(
         dag.rewards(dag.from_smiles(smiles)), torch.tensor([reward(float(gap)) for gap in predict_gap(smiles)])

@@ -10,7 +10,7 @@ from gfn_envs.errors import require
 
 def require_rdkit() -> Any:
     """Return the module `rdkit.Chem`, or raise `ModuleNotFoundError` that says which extra brings it."""
-    return require("rdkit.Chem", "RDKit", "molecules", "Steps, masks and the gap reward of gfn/QM9-v0 do without.")
+    return require("rdkit.Chem", "RDKit", "molecules", "Steps, masks and built-in rewards of gfn/QM9-v0 do without.")
 
 
 def logs_blocked() -> Any:

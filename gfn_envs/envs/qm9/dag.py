@@ -77,11 +77,11 @@ class QM9(MoleculeDAG):
     removes a single bond that is part of a ring. `N + 2 pair + 1` makes a double or triple bond single. `N + 2 P`
     undoes the stop; it is the only backward action of a stopped state.
     Terminal states: the stopped states. Every molecule of at least one atom can be terminal.
-    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, e^-7.5, 2)`, where `gap` is the HOMO-LUMO gap in Hartree. A network
-    of this project predicts it from the graph (`gfn_envs.envs.qm9.predict_gap`). The network of the literature is not
-    used, because it needs coordinates. With `reward="unstrained-gap"` r is halved for each part of the molecule that
-    would not hold together (`strain`), where the network extrapolates. `log R = beta log r + log |Aut|`, natural
-    logs; `symmetry="reference"` leaves `log |Aut|` out.
+    Reward: `r = clip((1 - (gap - 0.1760) / 0.5975) / 2^s, e^-7.5, 2)`, where `gap` is the HOMO-LUMO gap in Hartree, and
+    `s` counts the parts of the molecule that would not hold together (`strain`). A network of this project predicts the
+    gap from the graph (`gfn_envs.envs.qm9.predict_gap`); at such parts it extrapolates. The network of the literature
+    is not used, because it needs coordinates. With `reward="gap"` s is 0, as in the published task.
+    `log R = beta log r + log |Aut|`, natural logs; `symmetry="reference"` leaves `log |Aut|` out.
     Size: 4, 23, 117, 738, 5,453 and 47,540 molecules (graphs up to renaming) of at most 1, 2, 3, 4, 5 and 6 atoms.
     Each further atom gives about 8 times as many. Each molecule is two states, one stopped and one not. The longest
     trajectory has at most `2 N + 2` steps.
@@ -93,14 +93,14 @@ class QM9(MoleculeDAG):
             atoms can have no more.
         reward_workers, reward_timeout, reward_floor: as in `gfn_envs.rewards.Asking`.
         symmetry, beta, reward, reward_input, mode_thresholds, device: as in
-            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in rewards are `"gap"` and `"unstrained-gap"`.
+            `gfn_envs.envs.molecules.base.MoleculeDAG`. The built-in rewards are `"unstrained-gap"` and `"gap"`.
             `"xtb"` calculates the gap by GFN2-xTB (`gfn_envs.envs.qm9.quantum`, extra `qm`), a second or less for a
             molecule, and puts it on the same scale. It is asked as a callable is, best with `reward_workers`;
             `reward_floor` is e^-7.5 unless given.
     """
 
     metrics = ("molecules", "correlation")
-    built_in = ("gap", UNSTRAINED)
+    built_in = (UNSTRAINED, "gap")
     calculated: Mapping[str, str] = MappingProxyType({XTB: "gfn_envs.envs.qm9.quantum:xtb"})
     built_in_thresholds = (1.04, 1.05, 1.08)
 
@@ -110,7 +110,7 @@ class QM9(MoleculeDAG):
         max_rings: int = 10,
         symmetry: str = "exact",
         beta: float = 10.0,
-        reward: str | Callable[..., Any] = "gap",
+        reward: str | Callable[..., Any] = UNSTRAINED,
         reward_input: str = "smiles",
         mode_thresholds: Sequence[float] | None = None,
         reward_workers: int = 0,

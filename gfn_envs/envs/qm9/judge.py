@@ -1,6 +1,7 @@
 """Judge the best molecules of a policy by GFN2-xTB: `python -m gfn_envs.envs.qm9.judge SAMPLES.csv` (extra `qm`).
 
-The reward gap of gfn/QM9-v0 is a network's prediction, and what maximises it may be what the network has never seen.
+The gap in the rewards of gfn/QM9-v0 is a network's prediction, and what maximises it may be what the network has never
+seen.
 Here the gaps are calculated (`gfn_envs.envs.qm9.quantum`).
 """
 
@@ -33,7 +34,7 @@ SAMPLES has a column object or smiles, and a column r; agents/sample.py writes s
 
 Out comes a line for each molecule, gaps in eV:
   smiles, r         as in SAMPLES
-  predicted_gap     of the network that makes the reward gap
+  predicted_gap     of the network that makes the reward
   xtb_gap           calculated by GFN2-xTB; empty where there is none
   qm9_gap           the calculated gap on the scale of QM9, which is that of predicted_gap
   r_xtb             the reward of that gap

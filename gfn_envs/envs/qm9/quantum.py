@@ -86,7 +86,7 @@ class Calculation:
 
 def require_tblite() -> Any:
     """Return the module `tblite.interface`, or raise `ModuleNotFoundError` that says which extra brings it."""
-    return require("tblite.interface", "tblite", "qm", "The reward gap of gfn/QM9-v0 does without.")
+    return require("tblite.interface", "tblite", "qm", "The built-in rewards of gfn/QM9-v0 do without.")
 
 
 def calculate(smiles: str) -> Calculation:

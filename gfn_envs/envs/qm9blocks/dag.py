@@ -53,10 +53,10 @@ class QM9Blocks(SequenceDAG):
     appended; the other orders are those of `gfn_envs.TFBind8` with eleven blocks in place of four letters.
     Backward actions: with `order="prepend_append"`, 0 takes the last block away and 1 the first, of a single one 0.
     Terminal states: the rows without an empty place.
-    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, e^-7.5, 2)`, as for `gfn/QM9-v0`, and `log R = beta log r`, natural
-    logs; a reward of the user's own is r, too. The gap in Hartree of each row was predicted once by the network of
-    `gfn/QM9-v0` and rounded to 1e-5. Most of the molecules have more than the nine atoms that this network was trained
-    on, so their gaps are extrapolations.
+    Reward: `r = clip(1 - (gap - 0.1760) / 0.5975, e^-7.5, 2)`, the reward `"gap"` of `gfn/QM9-v0`, and
+    `log R = beta log r`, natural logs; a reward of the user's own is r, too. The gap in Hartree of each row was
+    predicted once by the network of `gfn/QM9-v0` and rounded to 1e-5. Most of the molecules have more than the nine
+    atoms that this network was trained on, so their gaps are extrapolations.
     Size: 161,051 rows, and 177,156 states (`"any"`: 248,832); every trajectory has `length` steps.
     Source: Shen et al. 2023 (arXiv 2305.07170), blocks and steps; the literature's reward is another network's.
 
