@@ -152,7 +152,8 @@ class Config(RunSettings):
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"dim": 2, "side": 8}'."""
     preset: str = "default"
-    """Named defaults: default, or paper, which has the published network size if the default is smaller."""
+    """Named defaults: default; paper, which has the published network size if the default is smaller; or tuned, which
+    has what a search found for some agents and environments."""
     metrics: tuple[str, ...] = ()
     """Metrics besides the usual ones; MODULE:NAME first imports the module that registers it."""
     trajectories: Annotated[int, Bounds(1, 10**12)] = 1_000_000

@@ -224,6 +224,7 @@ register_metric("phylo", "agents.evaluation.phylo:PhyloMetrics")
 
 register_preset("default", "agents.presets.hypergrid:default")
 register_preset("paper", "agents.presets.hypergrid:paper")
+register_preset("tuned", "agents.presets.tuned:tuned")
 register_preset("default", "agents.presets.bitsequence:default", env="gfn/BitSequence-v0")
 register_preset("default", "agents.presets.graphset:default", env="gfn/GraphSet-v0")
 register_preset("paper", "agents.presets.graphset:paper", env="gfn/GraphSet-v0")

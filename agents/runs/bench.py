@@ -47,7 +47,7 @@ class Options(Settings):
     env_kwargs: str = "{}"
     """Keyword arguments of the environments as JSON, such as '{"dim": 2, "side": 8}'."""
     preset: str = "default"
-    """Named defaults of the training: default, or paper."""
+    """Named defaults of the training: default, paper, or tuned."""
     batch_size: Annotated[tuple[int, ...], Bounds(0, 10**7)] = (0,)
     """Trajectories per iteration, one or several numbers; 0 takes the preset's."""
     parts: tuple[Literal["training", "rollouts", "vector"], ...] = ("training", "rollouts", "vector")

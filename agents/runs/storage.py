@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,8 +47,9 @@ class Storage:
         try:
             self._files, self._root = url_to_fs(url)
             self._files.makedirs(self._root, exist_ok=True)
-            self._files.pipe_file(self._at(f"probe{_PART}"), b"")
-            self._files.rm_file(self._at(f"probe{_PART}"))
+            probe = self._at(uuid.uuid4().hex + _PART)  # other machines try it too
+            self._files.pipe_file(probe, b"")
+            self._files.rm_file(probe)
         except Exception as error:  # each file system has its own errors
             raise ValueError(f"--storage {url}: it cannot be written ({first_line(error)}).") from error
 

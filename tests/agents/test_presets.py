@@ -8,7 +8,7 @@ from agents.config import check_config, usual
 from gfn_envs.registry import find, load
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("preset", ["default", "paper", "tuned"])
 @pytest.mark.parametrize("env", gfn_envs.registered())
 def test_every_choice_has_settings_that_it_reads(env: str, preset: str) -> None:
     dag = load(find(env)[0])
