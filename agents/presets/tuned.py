@@ -1,6 +1,7 @@
-"""Settings that are better than the published ones, found by `agents/tune.py` and by trying; elsewhere the usual ones.
+"""Settings that come nearer to the target than the published ones: on grids in the same time, on bags with the same
+trajectories. `agents/tune.py` and some trials found them; elsewhere they are the usual ones.
 
-Each is for one agent on one environment. docs/results.md ("Settings that were searched") has what they are worth.
+Each is for one agent on one environment. docs/results.md ("Settings that were searched") says what they are worth.
 """
 
 from __future__ import annotations
