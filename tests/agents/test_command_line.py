@@ -337,7 +337,7 @@ def test_a_preset_gives_defaults_that_flags_replace() -> None:
     sizes = [[config.flat()[f"network.{name}"] for name in ("layers", "width")] for config in (plain, paper, own)]
     assert sizes == [[3, 64], [8, 128], [5, 128]]
     assert parse(["--preset", "paper"]).config.differences(parse([]).config) == {"preset": ("paper", "default")}
-    with pytest.raises(ValueError, match=r"Unknown preset 'papers'\. Known, closest first: paper, default"):
+    with pytest.raises(ValueError, match=r"Unknown preset 'papers'\. Known, closest first: paper, tuned, default"):
         parse(["--preset", "papers"])
 
 
