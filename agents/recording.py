@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from gfn_envs.memory import is_exhausted
+
 _WARM_UP = 3
 """Calls before the recording, in which libraries choose their kernels and what is made on first use is made."""
 
@@ -59,6 +61,8 @@ class Recording(Generic[T]):
             with torch.cuda.graph(graph):
                 self._made = self._work()
         except RuntimeError as error:
+            if is_exhausted(error):
+                raise
             raise ValueError(
                 "--cuda-graphs: an iteration of this run cannot be recorded, perhaps because it waits for the device, "
                 f"as a reward does that is computed on the CPU: leave it out. CUDA says: {str(error).splitlines()[0]}"
