@@ -165,8 +165,9 @@ def bench(options: Options) -> None:
     check(options, Options())
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    for env in options.envs():
-        if len(options.envs()) > 1:
+    envs = options.envs()
+    for env in envs:
+        if len(envs) > 1:
             print(f"{env}:", flush=True)
         for batch_size in options.batch_size if "training" in options.parts else ():
             for pair in options.pairs:
@@ -176,7 +177,7 @@ def bench(options: Options) -> None:
                 except Exception as error:
                     if not memory.is_exhausted(error):
                         raise
-                    print(f"{agent + ' ' + backward:16} {batch_size} trajectories an iteration do not fit into memory")
+                    print(f"{agent + ' ' + backward:16} does not fit into memory with --batch-size {batch_size}")
         for num_envs in (16, 1024, 4096, 16_384) if "rollouts" in options.parts else ():
             random_rollouts(env, num_envs, options)
         if "vector" in options.parts:

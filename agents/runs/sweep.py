@@ -238,9 +238,9 @@ def _run(
                 tries[folder] += 1
                 _failure(folder).unlink(missing_ok=True)
                 cell = by_folder[folder]
-                if storage and storage.settings(cell.name) is None:
-                    storage.put(cell.name, folder, {})
                 if storage:
+                    if storage.settings(cell.name) is None:
+                        storage.put(cell.name, folder, {})
                     place, work = storage.scratch(cell.name), storage.work(cell.name, cell.config.kind)
                 else:
                     place, work = folder, partial(run_cell, folder.resolve(), cell.config.kind)

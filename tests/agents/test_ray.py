@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from run_files import metrics_of, untimed
 
 from agents.runs import sweep
 from agents.runs.storage import SCRATCH
@@ -17,18 +17,12 @@ ray = pytest.importorskip("ray")
 
 GIVEN = ["--methods", "db+tlm", "tb+uniform", "--seeds", "0", "1", "--env-kwargs", '{"dim": 2, "side": 8}']
 GIVEN += ["--trajectories", "3200", "--evaluations", "25", "--no-progress"]
-TIMES = {"seconds", "iterations_per_second"}
 
 
 def figures(out: Path) -> dict[str, list[dict[str, float]]]:
     """Return the metrics of each run below a folder, without those that are times."""
-    found = {}
-    for file in out.rglob("metrics.jsonl"):
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        found[file.parent.relative_to(out).as_posix()] = [
-            {name: value for name, value in row.items() if name not in TIMES} for row in rows
-        ]
-    return found
+    folders = (file.parent for file in out.rglob("metrics.jsonl"))
+    return {folder.relative_to(out).as_posix(): untimed(metrics_of(folder)) for folder in folders}
 
 
 @pytest.fixture

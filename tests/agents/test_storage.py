@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,20 +11,19 @@ import uuid
 from pathlib import Path
 
 import pytest
+from run_files import metrics_of, untimed
 
 from agents.runs import sweep
 from agents.runs.storage import SCRATCH, Storage, run_stored_cell
 from agents.runs.suite import log_file, settings_file
 
-TIMES = {"seconds", "iterations_per_second", "steps_per_second"}
 GRID = ["--env-kwargs", '{"dim": 2, "side": 8}', "--seeds", "0", "--no-progress", "--jobs", "2"]
 GIVEN = ["--methods", "db+tlm", "random", *GRID, "--trajectories", "1600", "--evaluations", "5"]
 
 
 def rows(metrics: Path) -> list[dict[str, float]]:
-    """Return the metrics of a run without those that are times."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    """Return the metrics of a run without those that are times; a baseline has one more of these."""
+    return [{k: v for k, v in row.items() if k != "steps_per_second"} for row in untimed(metrics_of(metrics.parent))]
 
 
 @pytest.fixture
