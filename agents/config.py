@@ -45,11 +45,8 @@ class RunSettings(Settings):
     eval: EvaluationSettings
 
     def parsed_env_kwargs(self) -> dict[str, Any]:
-        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
-        kwargs = json_object("--env-kwargs", self.env_kwargs)
-        if "device" in kwargs:
-            raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
-        return kwargs
+        """Return `env_kwargs` as a dictionary; raises the errors of `environment_arguments`."""
+        return environment_arguments(self.env_kwargs)
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by dotted name, such as `agent.lr`."""
@@ -117,6 +114,14 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{flag} must be a JSON object like '{{\"dim\": 2}}', got {text[:200]!r}")
     return values
+
+
+def environment_arguments(text: str) -> dict[str, Any]:
+    """Return what was given to `--env-kwargs`; `ValueError` if it is not a JSON object, or holds the device."""
+    kwargs = json_object("--env-kwargs", text)
+    if "device" in kwargs:
+        raise ValueError(f"--env-kwargs must not hold 'device' (got {kwargs['device']!r}): use --device.")
+    return kwargs
 
 
 def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

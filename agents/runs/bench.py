@@ -19,7 +19,7 @@ import tyro
 
 import gfn_envs
 from agents.build import build_trainer
-from agents.config import json_object, usual, with_values
+from agents.config import environment_arguments, usual, with_values
 from agents.model import resolve_device
 from agents.runs import command
 from agents.sampling.rollout import rollout
@@ -58,8 +58,8 @@ class Options(Settings):
     """Iterations of training before the measurement."""
 
     def keywords(self) -> dict[str, Any]:
-        """Return `env_kwargs` as a dictionary; `ValueError` if it is not a JSON object."""
-        return json_object("--env-kwargs", self.env_kwargs)
+        """Return `env_kwargs` as a dictionary; raises the errors of `environment_arguments`."""
+        return environment_arguments(self.env_kwargs)
 
     def envs(self) -> list[str]:
         """Return the ids of the environments."""
