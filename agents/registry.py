@@ -203,6 +203,7 @@ register_backward("pessimistic", "agents.backward:PessimisticSettings")
 register_sampler("on-policy", "agents.sampling.samplers:OnPolicySettings")
 register_sampler("replay", "agents.sampling.replay:ReplaySettings")
 register_sampler("local-search", "agents.sampling.local_search:LocalSearchSettings")
+register_sampler("mcmc", "agents.sampling.mcmc:MCMCSettings")
 register_sampler("random-stop", "agents.sampling.random_stop:RandomStopSettings")
 register_sampler("teacher", "agents.teacher:TeacherSettings")
 

@@ -17,7 +17,7 @@ from agents.sampling.replay import ObjectStore, Replay, ReplaySettings
 from agents.sampling.rollout import Policy, Trajectories, rollout
 from agents.sampling.samplers import Collected, Sampler, Walker
 from agents.settings import Bounds
-from gfn_envs.dag import LogRewards
+from gfn_envs.dag import DAG, LogRewards
 
 if TYPE_CHECKING:
     from agents.networks.base import Network
@@ -55,48 +55,54 @@ class LocalSearch(Replay):
         states, rewards = found.terminal_states, LogRewards(found.log_reward, found.log_raw_reward)
         self.store.add(states, rewards)
         for _ in range(self.rounds):
-            states, rewards = self.search(agent, states, rewards, generator)
+            states, rewards = back_and_forth(
+                self.dag, agent, agent.policy(self.seen), states, rewards, self.depth, self.metropolis, generator
+            )
             self.store.add(states, rewards)
         reward_calls = collected.reward_calls + len(states) * self.rounds
         return self.with_replayed(agent, Collected(collected.batch, reward_calls), generator)
 
-    def search(
-        self, agent: Walker, states: Tensor, rewards: LogRewards, generator: torch.Generator | None
-    ) -> tuple[Tensor, LogRewards]:
-        """Return, for each of terminal `states [B, d]`, a neighbour where it is accepted and the state elsewhere."""
-        policy = agent.policy(self.seen)
-        away = rollout(
-            self.dag, agent.backward_policy(), states, generator, backward=True, max_steps=self.depth, rewards=rewards
-        )
-        back = rollout(self.dag, policy, away.states[:, 0], generator)
-        found, reward = back.terminal_states, LogRewards(back.log_reward, back.log_raw_reward)
-        gain = reward.log_reward - rewards.log_reward
-        accepted = self._metropolis(agent, policy, away, back, gain, generator) if self.metropolis else gain > 0
-        return (
-            torch.where(accepted.unsqueeze(1), found, states),
-            LogRewards(*(torch.where(accepted, new, old) for new, old in zip(reward, rewards, strict=True))),
-        )
 
-    def _metropolis(
-        self,
-        agent: Walker,
-        policy: Policy,
-        away: Trajectories,
-        back: Trajectories,
-        gain: Tensor,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Return bool `[B]`: accepted with probability min(1, R(x')/R(x) P(x' -> x)/P(x -> x')), over pairs of paths.
+def back_and_forth(
+    dag: DAG,
+    agent: Walker,
+    policy: Policy,
+    states: Tensor,
+    rewards: LogRewards,
+    depth: int,
+    metropolis: bool,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, LogRewards]:
+    """Take terminal `states [B, d]` apart by `depth` steps of P_B, rebuild them by `policy`, keep what is accepted.
 
-        `away` leads to x and `back` to x', both from where x was taken apart to. The way from x' to x has probability 0
-        where taking x' apart would not end there: unless it takes `depth` steps, or ends in s0 before.
-        """
-        there, here = (log_probs(self.dag, policy, agent.log_pb, path) for path in (away, back))
-        ratio = gain + (there[0] - there[1]) - (here[0] - here[1])
-        at_s0 = ~self.dag.backward_action_mask(away.states[:, 0]).any(1)
-        reversible = (back.lengths == self.depth) | (at_s0 & (back.lengths <= self.depth))
-        u = torch.rand(len(gain), device=gain.device, generator=generator)
-        return (u.log() < ratio) & reversible
+    Returns states and rewards. Accepted is what has the higher reward, or with `metropolis` by the ratio of Metropolis
+    and Hastings, which leaves R/Z as it is.
+    """
+    away = rollout(dag, agent.backward_policy(), states, generator, backward=True, max_steps=depth, rewards=rewards)
+    back = rollout(dag, policy, away.states[:, 0], generator)
+    found, reward = back.terminal_states, LogRewards(back.log_reward, back.log_raw_reward)
+    accepted = reward.log_reward > rewards.log_reward
+    if metropolis:
+        ratio, reversible = _log_ratio(dag, agent, policy, away, back, depth)
+        accepted = (torch.rand(len(ratio), device=ratio.device, generator=generator).log() < ratio) & reversible
+    return (
+        torch.where(accepted.unsqueeze(1), found, states),
+        LogRewards(*(torch.where(accepted, new, old) for new, old in zip(reward, rewards, strict=True))),
+    )
+
+
+def _log_ratio(
+    dag: DAG, agent: Walker, policy: Policy, away: Trajectories, back: Trajectories, depth: int
+) -> tuple[Tensor, Tensor]:
+    """Return log R(x')/R(x) P(x' -> x)/P(x -> x') `[B]`, over pairs of paths, and bool `[B]`: whether it is not 0.
+
+    `away` leads to x and `back` to x', both from where x was taken apart to. The way from x' to x has probability 0
+    where taking x' apart would not end there: unless it takes `depth` steps, or ends in s0 before.
+    """
+    there, here = (log_probs(dag, policy, agent.log_pb, path) for path in (away, back))
+    ratio = back.log_reward - away.log_reward + (there[0] - there[1]) - (here[0] - here[1])
+    at_s0 = ~dag.backward_action_mask(away.states[:, 0]).any(1)
+    return ratio, (back.lengths == depth) | (at_s0 & (back.lengths <= depth))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class BitSequence(DAG):
     last set word.
     Terminal states: the states without an empty word.
     Reward: `log R(x) = -exponent * min over modes of Hamming(x, mode)`, natural log. The user's own reward can replace
-    it; then no modes are known.
+    it; then no modes are known. `log_potential` takes the distance on the words that are set.
     Size: `(2^k + 1)^L` states in any order, `2^n` terminal; every trajectory has `L` steps.
     Source: Malkin et al. 2022 (arXiv 2201.13259), section 5.3; Tiapkin et al. 2024 (arXiv 2310.12934).
 
@@ -172,13 +172,21 @@ class BitSequence(DAG):
         return is_set.any(1, keepdim=True) if self.autoregressive else is_set
 
     def distances(self, states: Tensor) -> Tensor:
-        """Return the Hamming distances of terminal `states [B, L]` to all modes, float32 `[B, modes]`."""
-        return (self.n - self._signs[states].flatten(1) @ self._mode_signs) / 2
+        """Return the Hamming distances of `states [B, L]` to all modes, on the words that are set, `[B, modes]`."""
+        bits = self.k * self._num_set(states).unsqueeze(1)
+        return (bits - self._signs[states].flatten(1) @ self._mode_signs) / 2
 
     def log_reward(self, states: Tensor) -> Tensor:
         if self.own_reward is not None:
             return self.own_reward(states).log()
         return -self.exponent * self.distances(states).amin(1)
+
+    def log_potential(self, states: Tensor) -> Tensor:
+        """Return the log of the reward on the words that are set at `states [B, L]`, float32 `[B]`.
+
+        Of a reward of the user's own nothing is decided before the last step.
+        """
+        return self.log_reward(states)
 
     def log_num_trajectories(self, states: Tensor) -> Tensor:
         """Return log n(s) `[B]`: the log of the number of orders in which the set words can come."""

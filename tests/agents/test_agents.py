@@ -373,6 +373,7 @@ FLAGS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "sampler.rounds": ("db", "uniform", {"sampler": "local-search"}, 2),
     "sampler.depth": ("db", "uniform", {"sampler": "local-search"}, 0.2),
     "sampler.accept": ("db", "uniform", {"sampler": "local-search"}, "metropolis"),
+    "sampler.chains": ("db", "uniform", {"sampler": "mcmc"}, 16),
     "sampler.alpha": ("db", "uniform", {"sampler": "teacher"}, 0.5),
     "sampler.under_weight": ("db", "uniform", {"sampler": "teacher"}, 1.0),
     "sampler.lr": ("db", "uniform", {"sampler": "teacher"}, 2e-3),

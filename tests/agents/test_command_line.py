@@ -284,6 +284,7 @@ EFFECTS: dict[str, tuple[list[str], str | bool | None]] = {
     "sampler.rounds": (["--sampler", "local-search"], "2"),
     "sampler.depth": (["--sampler", "local-search"], "0.2"),
     "sampler.accept": (["--sampler", "local-search"], "metropolis"),
+    "sampler.chains": (["--sampler", "mcmc"], "16"),
     "sampler.alpha": (["--sampler", "teacher"], "0.5"),
     "sampler.under_weight": (["--sampler", "teacher"], "1"),
     "sampler.lr": (["--sampler", "teacher"], "0.1"),

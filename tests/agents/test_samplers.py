@@ -22,7 +22,8 @@ from agents.registry import SAMPLERS
 from agents.sampling import local_search
 from agents.sampling.buffer import Batch, Keeps, RolloutBuffer
 from agents.sampling.categorical import log_prob
-from agents.sampling.local_search import LocalSearch
+from agents.sampling.local_search import LocalSearch, back_and_forth
+from agents.sampling.mcmc import MCMC
 from agents.sampling.paths import log_probs
 from agents.sampling.random_state import make_generator
 from agents.sampling.replay import ObjectStore, Replay
@@ -39,9 +40,14 @@ def replay(dag: DAG, batch: int = 16, share: float = 0.5, capacity: int = 100, t
     return Replay(parts_of(dag), batch, NO_NETWORK, share, ObjectStore(dag, capacity), top)
 
 
-def search(dag: DAG, metropolis: bool, rounds: int = 3, depth: int = 2, batch: int = 16) -> LocalSearch:
-    store = ObjectStore(dag, 100)
-    return LocalSearch(parts_of(dag), batch, NO_NETWORK, 0.5, store, 0.1, rounds, depth, metropolis)
+def search(
+    who: Wanderer, states: Tensor, rewards: LogRewards, metropolis: bool, depth: int = 2, seed: int = 0
+) -> tuple[Tensor, LogRewards]:
+    return back_and_forth(who.dag, who, who.policy(), states, rewards, depth, metropolis, generator(seed))
+
+
+def chains(dag: DAG, number: int, batch: int = 16, share: float = 0.5, rounds: int = 3, depth: int = 2) -> MCMC:
+    return MCMC(parts_of(dag), batch, NO_NETWORK, share, number, rounds, depth)
 
 
 # --- Parts of trajectories --------------------------------------------------------------------------------------------
@@ -319,7 +325,7 @@ def test_better_never_lowers_a_reward_and_only_moves_to_what_is_better(dag: str)
     states = sample(who.dag, 400).terminal_states
     rewards = who.dag.log_rewards(states)
     for depth in (1, 2, who.dag.max_steps):
-        found, new = search(who.dag, False, depth=depth).search(who, states, rewards, generator(depth))
+        found, new = search(who, states, rewards, False, depth, seed=depth)
         moved = (found != states).any(1)
         assert torch.equal(new.log_reward[~moved], rewards.log_reward[~moved])
         assert bool((new.log_reward > rewards.log_reward)[moved].all())
@@ -334,7 +340,7 @@ def test_a_search_takes_apart_no_more_than_its_depth() -> None:
     states = torch.tensor([[8, 1]]).repeat(500, 1)
     rewards = LogRewards(torch.full((500,), -torch.inf), torch.zeros(500))
     for depth in (1, 2, 4):
-        found, _ = search(who.dag, False, depth=depth).search(who, states, rewards, generator())
+        found, _ = search(who, states, rewards, False, depth)
         assert int(found[:, 0].min()) == 9 - depth
 
 
@@ -345,10 +351,9 @@ def _deviation(dag: str, depth: int, seed: int = 0) -> float:
     """Return how far objects of R/Z are from R/Z after a round of Metropolis."""
     who = Wanderer((SMALL | RENAMING)[dag](), seed, sharp=2.0)
     e, n = who.enumeration, 30_000
-    sampler = search(who.dag, True, depth=depth)
     likely = e.target * n > 6
     states = _exact(e, n, seed)
-    found, _ = sampler.search(who, states, who.dag.log_rewards(states), generator(seed + 1))
+    found, _ = search(who, states, who.dag.log_rewards(states), True, depth, seed + 1)
     counts = torch.bincount(e.terminal_rank[e.index(found)], minlength=len(e.target)).double()
     return chi_square(counts[likely], e.target[likely] * n)
 
@@ -361,7 +366,7 @@ def test_metropolis_leaves_the_target_as_it_is(dag: str, depth: int) -> None:
 def test_metropolis_moves() -> None:
     who = Wanderer(SMALL["subsets"]())
     states = _exact(who.enumeration, 1000, 0)
-    found, _ = search(who.dag, True).search(who, states, who.dag.log_rewards(states), generator())
+    found, _ = search(who, states, who.dag.log_rewards(states), True)
     assert 0.05 < float((found != states).any(1).double().mean()) < 0.95
 
 
@@ -383,13 +388,72 @@ def test_the_store_of_a_search_holds_the_best_of_all_it_saw(monkeypatch: pytest.
         return rewards
 
     monkeypatch.setattr(who.dag, "log_rewards", asked)
-    sampler = search(who.dag, False, batch=4)
+    sampler = LocalSearch(parts_of(who.dag), 4, NO_NETWORK, 0.5, ObjectStore(who.dag, 100), 0.1, 3, 2, False)
     batch = sampler.collect(who, 0.0, generator()).batch
     kept = sampler.store.state_dict()
     assert float(kept["log_reward"][0]) == max(seen.values())
     assert {tuple(row) for row in kept["states"].tolist()} <= set(seen)
     fresh = {tuple(row) for row in batch.fresh.terminal_states.tolist()}
     assert fresh < {tuple(row) for row in kept["states"].tolist()}, "the search found objects that were not sampled"
+
+
+# --- Markov chains ----------------------------------------------------------------------------------------------------
+
+
+def test_chains_begin_at_fresh_objects_and_move_in_turn() -> None:
+    who = Wanderer(SMALL["cube"]())
+    sampler = chains(who.dag, 40, batch=16)
+    for i in range(6):
+        before = sampler.states.clone()
+        collected = sampler.collect(who, 0.0, generator(i))
+        moved = {(16 * i + j) % 40 for j in range(16)}
+        still = [j for j in range(40) if j not in moved]
+        assert torch.equal(sampler.states[still], before[still])
+        turn = [(16 * i + j) % 40 for j in range(16)]
+        replayed = collected.batch.all.every(1, 16)
+        assert torch.equal(replayed.terminal_states, sampler.states[turn])
+        assert torch.equal(replayed.log_reward, sampler.rewards.log_reward[turn])
+        assert torch.equal(replayed.log_raw_reward, sampler.rewards.log_raw_reward[turn])
+    torch.testing.assert_close(sampler.rewards.log_reward, who.dag.log_reward(sampler.states))
+
+
+def test_a_chain_that_accepts_nothing_stays_at_the_fresh_object_that_it_began_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    who = Wanderer(SMALL["cube"]())
+    impossible = lambda *of: (torch.full((len(of[3].mask),), -torch.inf), torch.tensor(True))  # noqa: E731
+    monkeypatch.setattr(local_search, "_log_ratio", impossible)
+    sampler = chains(who.dag, 48, batch=16, share=0.6)
+    fresh = sampler.collect(who, 0.0, generator()).batch.fresh.terminal_states
+    assert torch.equal(sampler.states[:24], torch.cat([fresh, fresh[:8]]))
+    begun = sampler.states[:24].clone()
+    for i in range(3):
+        sampler.collect(who, 0.0, generator(i))
+    assert torch.equal(sampler.states[:24], begun)
+
+
+@pytest.mark.parametrize("dag", ["grid", "subsets", "skips", "bag"])
+def test_chains_at_the_target_stay_there_and_what_is_replayed_is_of_it(dag: str) -> None:
+    who, n = Wanderer((SMALL | RENAMING)[dag](), sharp=2.0), 8_000
+    e = who.enumeration
+    sampler = chains(who.dag, 2 * n, n, rounds=2)
+    sampler.states.copy_(_exact(e, 2 * n, 0))
+    for kept, known in zip(sampler.rewards, who.dag.log_rewards(sampler.states), strict=True):
+        kept.copy_(known)
+    sampler.iterations = 2
+    replayed = [sampler.collect(who, 0.0, generator(i)).batch.all.every(1, n).terminal_states for i in range(2)]
+    likely = e.target * n > 6
+    counts = torch.bincount(e.terminal_rank[e.index(torch.cat(replayed))], minlength=len(e.target)).double()
+    assert chi_square(counts[likely], e.target[likely] * 2 * n) < 5
+    # Fresh objects are of another law.
+    fresh = torch.bincount(e.terminal_rank[e.index(sample(who.dag, n).terminal_states)], minlength=len(e.target))
+    assert chi_square(fresh[likely].double(), e.target[likely] * n) > 10
+
+
+def test_too_few_chains_are_refused_with_the_number_that_would_do() -> None:
+    with pytest.raises(ValueError, match=re.escape("sampler.chains must be at least 24")):
+        chains(SMALL["cube"](), 23, batch=16, share=0.6)
+    chains(SMALL["cube"](), 24, batch=16, share=0.6)
 
 
 # --- Every sampler ----------------------------------------------------------------------------------------------------
@@ -511,6 +575,7 @@ def test_p_b_learns_from_the_trajectories_that_were_chosen(backward: str, learn_
 OWNED = {
     "share": 0.25,
     "capacity": 3,
+    "chains": 16,
     "top": 0.9,
     "rounds": 1,
     "depth": 0.1,

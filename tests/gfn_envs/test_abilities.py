@@ -17,7 +17,7 @@ PROTOCOLS = {
 KNOWN = {
     "gfn/Hypergrid-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
     "gfn/HypergridHard-v0": {"CountsTrajectories", "KnowsPartition", "SamplesTarget", "HasPotential", "HasModes"},
-    "gfn/BitSequence-v0": {"CountsTrajectories", "HasModes", "HasTestSet", "TokenStates"},
+    "gfn/BitSequence-v0": {"CountsTrajectories", "HasPotential", "HasModes", "HasTestSet", "TokenStates"},
     "gfn/GraphSet-v0": {
         "CountsTrajectories",
         "KnowsPartition",

@@ -52,6 +52,31 @@ def test_rewards_distances_and_modes_hit_equal_a_loop_over_strings(settings: dic
     assert torch.equal(dag.modes_hit(states), wanted <= dag.n // 4)
 
 
+@pytest.mark.parametrize("settings", [{"exponent": 0.1}, *SMALL])
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_potential_is_the_reward_on_the_words_that_are_set(settings: dict, order: str) -> None:
+    dag = BitSequence(**settings, order=order)
+    states = dag.reset(50)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(dag.num_words + 1):
+        wanted = []
+        for row in states.tolist():
+            bits = "".join(f"{word - 1:0{dag.k}b}" if word else "?" * dag.k for word in row)
+            unlike = [sum(a not in ("?", b) for a, b in zip(bits, mode, strict=True)) for mode in dag.modes]
+            wanted.append(-settings.get("exponent", 2.0) * float(min(unlike)))
+        torch.testing.assert_close(dag.log_potential(states), torch.tensor(wanted))
+        if t < dag.num_words:
+            legal = dag.action_mask(states).float()
+            states, _ = dag.step(states, torch.multinomial(legal, 1, generator=generator)[:, 0])
+    torch.testing.assert_close(dag.log_potential(states), dag.log_reward(states))
+
+
+def test_of_an_own_reward_nothing_is_decided_before_the_end() -> None:
+    dag = BitSequence(4, 2, reward=lambda states: 1.0 + states.sum(1))
+    states = torch.tensor([[0, 0], [0, 3], [1, 0], [2, 3]])
+    torch.testing.assert_close(dag.log_potential(states), torch.tensor([0.0, 0.0, 0.0, math.log(6)]))
+
+
 @pytest.mark.parametrize("distance", [0, 1, 5, 8])
 def test_modes_are_hit_within_the_distance_given(distance: int) -> None:
     dag = BitSequence(8, 2, modes=4, mode_distance=distance)
