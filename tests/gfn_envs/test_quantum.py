@@ -162,13 +162,36 @@ def test_the_judge_says_how_many_of_the_best_hold_together(
     assert float(rows[2]["predicted_gap"]) == pytest.approx(gaps[1] * quantum.EV_PER_HARTREE, abs=1e-3)
 
 
+def test_the_judge_compares_true_gaps_where_they_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(judge, "calculated", given)
+    samples, out = tmp_path / "known.csv", tmp_path / "judged.csv"
+    # By their gaps C=C comes first and is given 3 eV, and so on: true and calculated gaps have one order.
+    names, true = ["C=C", "CC", RING, "CO", "CN"], [0.2, 0.25, 0.21, 0.3, 0.4]
+    samples.write_text("smiles,gap\n" + "".join(f"{name},{gap}\n" for name, gap in zip(names, true, strict=True)))
+    assert judge.main([str(samples), "--best", "4", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "Spearman of true and calculated gap: 1.000" in told
+    rows = list(csv.DictReader(out.open()))
+    assert [row["smiles"] for row in rows] == ["C=C", RING, "CC", "CO"]
+    assert float(rows[1]["true_gap"]) == pytest.approx(0.21 * quantum.EV_PER_HARTREE, abs=1e-3)
+    assert float(rows[1]["r"]) == pytest.approx(reward(0.21), abs=1e-4)
+    predicted = predict_gap([row["smiles"] for row in rows])
+    rank = predicted.argsort().argsort().double()
+    wanted = 1 - 6 * float((rank - torch.arange(4)).square().sum()) / (4 * 15)
+    assert f"Spearman of predicted and calculated gap: {wanted:.3f}" in told
+    assert f"Spearman of true and predicted gap: {wanted:.3f}" in told
+
+
 @pytest.mark.parametrize(
     ("content", "code", "told"),
     [
         (None, 1, "No such file"),
-        ("", 2, r"must have columns object \(or smiles\) and r, it has none"),
+        ("", 2, r"must have columns object \(or smiles\) and r \(or gap\), it has none"),
         ("object,x\nC,1\n", 2, "it has object, x"),
         ("object,r\nC,one\n", 2, "line 2: r must be a number, got 'one'"),
+        ("smiles,gap\nC,\n", 2, "line 2: gap must be a number, got ''"),
         ("object,r\nCl,1\n", 2, "atoms must be C, N, O or F"),
     ],
 )
