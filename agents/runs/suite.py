@@ -63,6 +63,8 @@ class Suite(Table, frozen=True):
 
     envs: dict[str, Environment]
     """The environments, each by the name that it has in the suite."""
+    base: str | None = None
+    """Another suite, by name or by its file beside this one, that says what this one does not."""
     about: str = ""
     """What the suite is for, for its page of results."""
     conditions: str = ""
@@ -180,14 +182,29 @@ def read(suite: str) -> tuple[str, Suite]:
 
     Raises `ValueError` for an unknown name and for a file that is none.
     """
-    own = {name: SHIPPED / f"{name}.toml" for name in names()}
-    file = Path(suite) if suite.endswith(".toml") else choose("suite", suite, own)
+    file = _file_of(suite)
     try:
-        return file.stem, msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), Suite)
-    except OSError as error:
-        raise ValueError(f"the suite {file} cannot be read: {error.strerror}.") from None
+        return file.stem, msgspec.convert(_content(file), Suite)
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"the suite {file} cannot be used: {error}.") from None
+
+
+def _file_of(suite: str, folder: Path = Path()) -> Path:
+    """Return the file of a suite that is called by its name, or by a path in `folder`."""
+    own = {name: SHIPPED / f"{name}.toml" for name in names()}
+    return folder / suite if suite.endswith(".toml") else choose("suite", suite, own)
+
+
+def _content(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return what a suite's file says, and what its base says that it does not; `above` are the files it is base of."""
+    if file in above:
+        raise ValueError(f"{file} is its own base")
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    base = content.get("base")
+    return {**_content(_file_of(base, file.parent), (*above, file)), **content} if isinstance(base, str) else content
 
 
 def of_one_environment(env: str, env_kwargs: dict[str, Any], **content: Any) -> Suite:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 import tyro
 
+from agents.build import build_trainer
 from agents.config import Config
 from agents.runs import suite, sweep
 from agents.runs.kinds import AgentRun
 from agents.runs.suite import Cell
+from gfn_envs import DAG, make
 
 GRID = """
 agents = ["db", "mdqn"]
@@ -106,6 +109,48 @@ def test_a_file_that_is_not_there_and_an_unknown_suite_are_told() -> None:
         suite.read("no-such.toml")
     with pytest.raises(ValueError, match=r"Unknown suite 'tyni'. Known, closest first: tiny"):
         suite.read("tyni")
+
+
+def test_a_suite_takes_from_its_base_what_it_does_not_say(tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text('base = "mine.toml"\nagents = ["tb"]\nmethods = []\nseeds = [3]\noverrides = []\nskip = []\n')
+    whole = {cell.name: cell.config for cell in cells_of(tmp_path)}
+    cells = suite.cells(*suite.read(str(other)))
+    assert {cell.name.split("/")[1].split("+")[0] for cell in cells} == {"tb"}
+    assert {cell.name.split("/")[0] for cell in cells} == {name.split("/")[0] for name in whole}
+    assert {cell.config.seed for cell in cells} == {3}
+    assert suite.read(str(other))[1].evaluations == suite.read(str(tmp_path / "mine.toml"))[1].evaluations == 4
+    assert suite.read("tiny-replay")[1].envs == suite.read("tiny")[1].envs
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ('"other.toml"', "other.toml is its own base"),
+        ('"round.toml"', "other.toml is its own base"),
+        ('"tyni"', "Unknown suite 'tyni'. Known, closest first: tiny"),
+        ('"none.toml"', "none.toml cannot be read: No such file"),
+        ("3", "Expected `str | null`, got `int` - at `$.base`"),
+    ],
+)
+def test_a_base_that_is_none_is_told(base: str, message: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(f"base = {base}\n[envs.bag]\nid = 'gfn/Bag-v0'\n")
+    (tmp_path / "round.toml").write_text('base = "other.toml"')
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        suite.read(str(other))
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"the suite {other} cannot be used: ")
+
+
+def test_the_agents_of_tiny_that_need_a_potential_run_where_there_is_one() -> None:
+    dags: dict[str, DAG] = {}
+    for cell in suite.cells(*suite.read("tiny")):
+        env, method, seed = cell.name.split("/")
+        if isinstance(cell.config, Config) and method in ("fl-db+tlm", "fl-subtb+tlm", "mdb+tlm") and seed == "0":
+            dag = dags.setdefault(env, make(cell.config.env, **json.loads(cell.config.env_kwargs)))
+            build_trainer(cell.config, dag)
+    assert len(dags) == 7
 
 
 @pytest.mark.parametrize("name", suite.names())
