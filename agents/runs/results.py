@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -165,6 +165,8 @@ def _write(folder: Path, results: Results) -> None:
         write_atomically(folder / file, text.encode())
     for file, png in pictures.items():
         write_atomically(folder / file, _marked(png, digest))
+    for file in _left(folder, pictures):
+        file.unlink()
     print(f"{folder / 'README.md'}: {len(results.records):,} of {results.planned:,} runs")
 
 
@@ -174,7 +176,12 @@ def _stale(folder: Path, results: Results) -> list[str]:
     digest = _digest(results)
     stale = [file for file, text in texts.items() if not _says(folder / file, text)]
     stale += [file for file in pictures if _made_from(folder / file) != digest]
-    return [str(folder / file) for file in stale]
+    return [str(folder / file) for file in stale] + [str(file) for file in _left(folder, pictures)]
+
+
+def _left(folder: Path, pictures: Collection[str]) -> list[Path]:
+    """Return the pictures that were made from records and that no page shows any more."""
+    return [file for file in sorted(folder.glob("*.png")) if file.name not in pictures and _made_from(file)]
 
 
 def _says(file: Path, text: str) -> bool:

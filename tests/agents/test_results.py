@@ -166,6 +166,20 @@ def test_a_changed_suite_names_the_records_that_no_longer_belong(
     assert len(records.read(made)) == 12
 
 
+def test_pictures_that_no_page_shows_any_more_go_and_those_of_others_stay(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path = made.parents[1]
+    one, *others = sorted(made.glob("*.png"))
+    (made / "old.png").write_bytes(one.read_bytes())
+    (made / "mine.png").write_bytes(b"not made from records")
+    assert collect(tmp_path, "--check") == 1
+    assert f"not what the records give: {made / 'old.png'}. python" in capsys.readouterr().err
+    assert collect(tmp_path) == 0
+    assert sorted(made.glob("*.png")) == sorted([one, *others, made / "mine.png"])
+    assert collect(tmp_path, "--check") == 0
+
+
 def test_a_comparison_shows_a_run_beside_the_records(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tmp_path = made.parents[1]
     cell = suite.cells(*suite.read(str(tmp_path / "mine.toml")))[0]

@@ -6,12 +6,15 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gfn_envs import QM9
 from gfn_envs.envs.qm9 import judge, predict_gap, quantum
 from gfn_envs.envs.qm9.dag import TEST_SET
+from gfn_envs.envs.qm9.gap import WEIGHTS
+from gfn_envs.envs.qm9.make import alternatives
 from gfn_envs.envs.qm9.quantum import Calculation, calculate, calculated, qm9_gap
 from gfn_envs.envs.qm9.scale import GAP_LEVEL, REWARD_RANGE, reward
 from gfn_envs.workers import Workers
@@ -203,3 +206,45 @@ def test_the_judge_tells_what_it_cannot_read(
         samples.write_text(content)
     assert judge.main([str(samples)]) == code
     assert re.search(told, capsys.readouterr().err)
+
+
+# --- Other ways to choose -------------------------------------------------------------------------------------------
+
+
+def test_retraining_learns_what_the_network_misses_and_nothing_from_a_molecule_itself() -> None:
+    random = np.random.RandomState(1)
+    features, predicted = random.randn(600, 4), random.randn(600)
+    calculated = predicted + 3 + features @ [2.0, -1.0, 0.5, 0.0]
+    plain = np.abs(predicted - calculated).mean()
+    assert np.abs(alternatives.retrained(features, predicted, calculated) - calculated).mean() < 0.6 * plain
+    # A gap that nothing else tells does not find its way into its own prediction.
+    noise = random.randn(600)
+    found = alternatives.retrained(random.randn(600, 50), np.zeros(600), noise)
+    assert np.corrcoef(found, noise)[0, 1] < 0.12
+
+
+def test_an_ensemble_chooses_by_mean_and_spread() -> None:
+    gaps = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.5, 3.0, 4.0], [4.0, 2.0, 3.1, 4.0]])
+    kept, calculated = np.array([False, True, True, True]), np.array([np.nan, 2.0, 3.0, 1.0])
+    lines = alternatives.ensemble(gaps, kept, calculated, 3)
+    assert lines[0] == "mean spread in eV: 0.115 of what keeps its bonds, 1.732 of others"
+    assert [line.split(": ")[1] for line in lines[1:]] == [
+        "2 of 3 keep their bonds, Spearman -",
+        "2 of 3 keep their bonds, Spearman -",
+        "3 of 3 keep their bonds, Spearman -0.50",
+        "3 of 3 keep their bonds, Spearman -1.00",
+    ]
+
+
+def test_alternatives_are_compared_on_what_the_judge_wrote(tmp_path: Path) -> None:
+    with TEST_SET.open(newline="") as file:
+        rows = list(csv.DictReader(file))[::20]
+    judged = tmp_path / "judged.csv"
+    with judged.open("w", newline="") as file:
+        gaps = [float(row["gap"]) * quantum.EV_PER_HARTREE for row in rows]
+        lines = [(row["smiles"], gap, "") for row, gap in zip(rows, gaps, strict=True)]
+        csv.writer(file).writerows([("smiles", "qm9_gap", "failure"), *lines, ("C#C", "", "no conformer")])
+    told = alternatives.main(alternatives.Settings(judged, (WEIGHTS,), best=20)).splitlines()
+    assert told[0] == "51 molecules, of which 50 keep their bonds"
+    assert told[1].startswith("mean spread in eV: 0.000 of what keeps its bonds")
+    assert float(told[-2].split()[4]) > 0.9
