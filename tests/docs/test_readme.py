@@ -21,6 +21,7 @@ from agents.registry import SAMPLERS
 from agents.runs import bench, compare, evaluate, results, sample, sweep, train, tune
 from agents.settings import field_types
 from gfn_envs.envs.qm9 import judge
+from gfn_envs.envs.qm9.make import alternatives, train_gap
 
 README = text(ROOT / "README.md")
 EXTEND = ROOT / "docs" / "extend.md"
@@ -54,6 +55,8 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "python -m agents.pretrained.make": make.parse,
     "python -m agents.runs.bench": lambda words: tyro.cli(bench.Options, args=words),
     "python -m gfn_envs.envs.qm9.judge": lambda words: tyro.cli(judge.Options, args=words),
+    "python -m gfn_envs.envs.qm9.make.alternatives": lambda words: tyro.cli(alternatives.Settings, args=words),
+    "python -m gfn_envs.envs.qm9.make.train_gap": lambda words: tyro.cli(train_gap.Settings, args=words),
 }
 """What understands a command's words, by the beginning of its line."""
 
