@@ -106,7 +106,7 @@ class ExactMaxent(Backward):
         mask = self.dag.backward_action_mask(states)
         expanded = states.repeat_interleave(num, 0)
         parents, _ = self.dag.backward_step(expanded, torch.arange(num, device=states.device).repeat(len(states)))
-        parents = torch.where(mask.view(-1, 1), parents, expanded)
+        parents = torch.where(mask.reshape(-1, 1), parents, expanded)
         return self.count(parents).view(-1, num)
 
 

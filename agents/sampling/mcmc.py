@@ -2,7 +2,7 @@
 
 Whatever P_F and P_B are, R/Z is stationary. As P_F learns, its proposals reach further, and more of them are accepted.
 
-Source: the back-and-forth proposal of Zhang et al. 2022 (arXiv 2202.01361), section 3.3.
+Source: the back-and-forth proposal of Zhang et al. 2022 (arXiv 2202.01361).
 """
 
 from __future__ import annotations

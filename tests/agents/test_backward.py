@@ -13,6 +13,7 @@ from pairs import LAWFUL
 from torch import Tensor
 from true_flows import SMALL, brute_force, sample
 
+import gfn_envs
 from agents import backward as approaches
 from agents.backward import Backward
 from agents.config import usual
@@ -132,6 +133,23 @@ def test_exact_maxent_is_the_share_of_paths(dag: str) -> None:
     )
     log_pb = backward.log_prob(network(e.states[e.children]), e.backward_actions)
     torch.testing.assert_close(log_pb.double(), _maxent_log_probs(e.dag), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("id", gfn_envs.registered())
+def test_exact_maxent_tells_the_same_for_one_action_and_for_all_in_every_environment(id: str) -> None:
+    dag = gfn_envs.make(id)
+    if not isinstance(dag, CountsTrajectories):
+        pytest.skip("nothing to count with")
+    backward, network = _make("maxent", dag)
+    states = sample(dag, 2).states.flatten(0, 1).unique(dim=0)[:60]
+    legal = dag.backward_action_mask(states)
+    states, legal = states[legal.any(1)], legal[legal.any(1)]
+    table = _table(backward, states)
+    torch.testing.assert_close(table.exp().sum(1), torch.ones(len(table)), rtol=0, atol=1e-4)
+    for seed in range(3):
+        actions = torch.multinomial(legal.float(), 1, generator=torch.Generator().manual_seed(seed))
+        told = backward.log_prob(network(states), actions[:, 0])
+        torch.testing.assert_close(told, table.gather(1, actions)[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_exact_form_is_used_only_if_offered_and_asked_for() -> None:
