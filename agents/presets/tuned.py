@@ -1,5 +1,5 @@
-"""Settings that come nearer to the target than the published ones: on grids in the same time, on bags with the same
-trajectories. `agents/tune.py` and some trials found them; elsewhere they are the usual ones.
+"""Settings that come nearer to the target than the published ones: on grids in the same time, on bags and molecules
+with the same trajectories. `agents/tune.py` and some trials found them; elsewhere they are the usual ones.
 
 Each is for one agent on one environment. docs/results.md ("Settings that were searched") says what they are worth.
 """
@@ -21,6 +21,8 @@ _GRID: dict[str, Any] = {
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
     **{(env, agent): _GRID for env in _GRIDS for agent in ("db", "subtb")},
     ("gfn/Bag-v0", "mdqn"): {"batch_size": 8, "agent.lr": 3.4e-3},
+    ("gfn/SEH-v0", "tb"): {"agent.lr": 3e-3},
+    ("gfn/QM9-v0", "tb"): {"agent.lr": 2e-3},
 }
 
 
