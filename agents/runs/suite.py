@@ -186,7 +186,7 @@ def read(suite: str) -> tuple[str, Suite]:
     try:
         return file.stem, msgspec.convert(_content(file), Suite)
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"the suite {file} cannot be used: {error}.") from None
+        raise ValueError(f"the suite {file} cannot be used: {str(error).removesuffix('.')}.") from None
 
 
 def _file_of(suite: str, folder: Path = Path()) -> Path:

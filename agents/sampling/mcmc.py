@@ -43,7 +43,7 @@ class MCMC(Sampler):
         self.num_moved = num_beside(batch_size, share)
         if chains < self.num_moved:
             raise ValueError(
-                f"sampler.chains must be at least {self.num_moved}, the number of chains that a share of {share:g} "
+                f"--sampler.chains must be at least {self.num_moved}, the number of chains that a share of {share:g} "
                 f"beside {batch_size} trajectories moves in an iteration, got {chains}."
             )
         self.rounds, self.depth = rounds, depth

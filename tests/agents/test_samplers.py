@@ -344,6 +344,13 @@ def test_a_search_takes_apart_no_more_than_its_depth() -> None:
         assert int(found[:, 0].min()) == 9 - depth
 
 
+def _from_target(enumeration: Enumeration, states: Tensor) -> float:
+    """Return how far the frequencies of terminal `states [n, d]` are from R/Z, over the objects that are likely."""
+    rank, expected = enumeration.terminal_rank[enumeration.index(states)], enumeration.target * len(states)
+    counts = torch.bincount(rank, minlength=len(expected)).double()
+    return chi_square(counts[expected > 6], expected[expected > 6])
+
+
 INVARIANT = [(dag, depth) for dag in (*SMALL, *RENAMING) if dag != "line" for depth in (1, 2, 3)]
 
 
@@ -351,11 +358,9 @@ def _deviation(dag: str, depth: int, seed: int = 0) -> float:
     """Return how far objects of R/Z are from R/Z after a round of Metropolis."""
     who = Wanderer((SMALL | RENAMING)[dag](), seed, sharp=2.0)
     e, n = who.enumeration, 30_000
-    likely = e.target * n > 6
     states = _exact(e, n, seed)
     found, _ = search(who, states, who.dag.log_rewards(states), True, depth, seed + 1)
-    counts = torch.bincount(e.terminal_rank[e.index(found)], minlength=len(e.target)).double()
-    return chi_square(counts[likely], e.target[likely] * n)
+    return _from_target(e, found)
 
 
 @pytest.mark.parametrize(("dag", "depth"), INVARIANT)
@@ -442,12 +447,9 @@ def test_chains_at_the_target_stay_there_and_what_is_replayed_is_of_it(dag: str)
         kept.copy_(known)
     sampler.iterations = 2
     replayed = [sampler.collect(who, 0.0, generator(i)).batch.all.every(1, n).terminal_states for i in range(2)]
-    likely = e.target * n > 6
-    counts = torch.bincount(e.terminal_rank[e.index(torch.cat(replayed))], minlength=len(e.target)).double()
-    assert chi_square(counts[likely], e.target[likely] * 2 * n) < 5
+    assert _from_target(e, torch.cat(replayed)) < 5
     # Fresh objects are of another law.
-    fresh = torch.bincount(e.terminal_rank[e.index(sample(who.dag, n).terminal_states)], minlength=len(e.target))
-    assert chi_square(fresh[likely].double(), e.target[likely] * n) > 10
+    assert _from_target(e, sample(who.dag, n).terminal_states) > 10
 
 
 def test_too_few_chains_are_refused_with_the_number_that_would_do() -> None:

@@ -248,3 +248,14 @@ def test_alternatives_are_compared_on_what_the_judge_wrote(tmp_path: Path) -> No
     assert told[0] == "51 molecules, of which 50 keep their bonds"
     assert told[1].startswith("mean spread in eV: 0.000 of what keeps its bonds")
     assert float(told[-2].split()[4]) > 0.9
+
+
+def test_alternatives_refuse_what_the_judge_did_not_write_and_what_are_no_weights(tmp_path: Path) -> None:
+    judged, weights = tmp_path / "judged.csv", tmp_path / "torn.safetensors"
+    judged.write_text("smiles,r\nC,1\n")
+    with pytest.raises(ValueError, match=r"judged\.csv is not what gfn_envs\.envs\.qm9\.judge writes with --out"):
+        alternatives.main(alternatives.Settings(judged))
+    judged.write_text("smiles,qm9_gap,failure\nC,5.0,\n")
+    weights.write_bytes(WEIGHTS.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"torn\.safetensors does not hold the weights of a gap network"):
+        alternatives.main(alternatives.Settings(judged, (weights,)))

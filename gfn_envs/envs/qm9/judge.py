@@ -73,12 +73,17 @@ class Sample(NamedTuple):
     """In eV; None where it is not known."""
 
 
-def best_molecules(file: Path, number: int) -> list[Sample]:
-    """Return the distinct molecules of highest r in a CSV file; `ValueError` if it is none."""
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file; `ValueError` if it is none."""
     try:
-        rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
+        return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} is not a CSV file ({error}).") from None
+
+
+def best_molecules(file: Path, number: int) -> list[Sample]:
+    """Return the distinct molecules of highest r in a CSV file; `ValueError` if it is none."""
+    rows = read_rows(file)
     columns = rows[0].keys() if rows else ()
     names = next((name for name in ("object", "smiles") if name in columns), None)
     values = next((name for name in ("r", "gap") if name in columns), None)
@@ -104,7 +109,7 @@ def judged(molecules: Sequence[Sample], found: Sequence[Calculation]) -> list[di
     return [
         {
             "smiles": sample.smiles,
-            "r": round(sample.r, 4),
+            "r": sample.r,
             "true_gap": "" if sample.true_gap is None else round(sample.true_gap, 3),
             "predicted_gap": round(predicted, 3),
             "xtb_gap": "" if math.isnan(each.gap) else round(each.gap, 3),

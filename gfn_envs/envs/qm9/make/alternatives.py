@@ -6,7 +6,7 @@ should rank those that are calculated next.
 
 from __future__ import annotations
 
-import csv
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +14,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
+from safetensors import SafetensorError
 from safetensors.torch import load
 from scipy.stats import spearmanr
 
 from gfn_envs.envs.qm9.encoding import from_smiles, types_and_orders
 from gfn_envs.envs.qm9.gap import GapNetwork, load_gap_network
+from gfn_envs.envs.qm9.judge import read_rows
 from gfn_envs.envs.qm9.quantum import EV_PER_HARTREE
 
 SPREADS = (0, 1, 2, 4)
@@ -42,7 +44,10 @@ class Settings:
 def member(file: Path) -> GapNetwork:
     """Return a network with the weights in `file`."""
     network = GapNetwork()
-    network.load_state_dict(load(file.read_bytes()))
+    try:
+        network.load_state_dict(load(file.read_bytes()))
+    except (SafetensorError, RuntimeError):
+        raise ValueError(f"{file} does not hold the weights of a gap network.") from None
     return network.eval()
 
 
@@ -82,19 +87,19 @@ def retrained(features: np.ndarray, predicted: np.ndarray, calculated: np.ndarra
         known = fold != held
         mean, spread = features[known].mean(0), features[known].std(0) + 1e-6
         scaled = (features - mean) / spread
-        ridge = PENALTY * known.sum() * np.eye(scaled.shape[1])
-        weights = np.linalg.solve(
-            scaled[known].T @ scaled[known] + ridge, scaled[known].T @ (missed[known] - missed[known].mean())
-        )
-        found[~known] += missed[known].mean() + scaled[~known] @ weights
+        x, usual = scaled[known], missed[known].mean()
+        ridge = PENALTY * len(x) * np.eye(x.shape[1])
+        weights = np.linalg.solve(x.T @ x + ridge, x.T @ (missed[known] - usual))
+        found[~known] += usual + scaled[~known] @ weights
     return found
 
 
 @torch.no_grad()
 def main(settings: Settings) -> str:
     """Return the comparison as text."""
-    with settings.judged.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(settings.judged)
+    if not rows or not {"smiles", "qm9_gap", "failure"} <= rows[0].keys():
+        raise ValueError(f"{settings.judged} is not what gfn_envs.envs.qm9.judge writes with --out.")
     networks = [load_gap_network(), *(member(file) for file in settings.members)]
     graphs = types_and_orders(from_smiles([row["smiles"] for row in rows]))
     gaps = np.stack([(network(*graphs) * EV_PER_HARTREE).double().numpy() for network in networks])
@@ -115,4 +120,7 @@ def main(settings: Settings) -> str:
 
 
 if __name__ == "__main__":
-    print(main(tyro.cli(Settings)))
+    try:
+        print(main(tyro.cli(Settings)))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
